@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ByteDance Monolith's recommender layers for Keras 3, on TensorFlow, JAX and torch.
+
+The array operations are here (`mlayers.ffm`, …), the Keras layers in `mlayers.layers`. Importing
+`mlayers` loads neither Keras nor a framework nor CuPy; `mlayers.layers` loads Keras.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from mlayers import ops
+from mlayers.dispatch.config import use_kernels
+from mlayers.show_config import show_config
+
+__version__ = version("mlayers")
+
+_LOADED_ON_USE = ("activations", "layers", "monolith")  # they import Keras
+
+__all__ = ["ops", "show_config", "use_kernels", *_LOADED_ON_USE, *ops.__all__]  # noqa: PLE0604
+
+globals().update({name: getattr(ops, name) for name in ops.__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LOADED_ON_USE:
+        return import_module(f"mlayers.{name}")
+    raise AttributeError(f"module 'mlayers' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LOADED_ON_USE])

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops on tensors of the active Keras backend, composed of keras.ops.
+
+The one place that touches `keras.ops.custom_gradient`, and so the one that keeps to its rule. What
+breaks otherwise differs by backend (README.md in this folder):
+
+- positional tensors only; attributes are closed over; variables are converted before;
+- one output, which is why a gradient op with two outputs never goes through it;
+- the function that makes the gradient uses the arguments and nothing else computed on the way,
+  or second derivatives are lost on torch;
+- it returns a tuple, one gradient per argument;
+- everything is checked before, because torch runs a forward that raises a second time;
+- the decorated function is made once per op and attributes, because a new one would be traced anew.
+
+Formulas use the operators `@`, `*`, `+` and avoid `keras.ops.matmul`, `minimum` and `where`: on torch
+those compute float64 in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from mlayers.op import Op
+
+_functions: dict[tuple[str, tuple[Any, ...]], Callable[..., Any]] = {}
+
+
+def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Compute `op` on checked tensors or variables; differentiable, under every transformation."""
+    tensors = [_tensor(t) for t in tensors]
+    if op.gradient is None:
+        return _compose(op, tensors, values)
+    key = (op.name, values)
+    if key not in _functions:
+        _functions[key] = _with_gradient(op, values)
+    return (_functions[key](*tensors),)
+
+
+def _tensor(array: Any) -> Any:
+    """A variable's value, in the dtype the layer around it computes in; a tensor as it is."""
+    if isinstance(array, keras.Variable):
+        array = array.value
+    return array.read_value() if hasattr(array, "read_value") else array  # a tf.Variable
+
+
+def _with_gradient(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:
+    """`op`, its attributes closed over, with its own gradient in place of the derived one."""
+    gradient = op.gradient
+    if gradient is None:
+        raise ValueError(f"{op.name} declares no gradient")
+
+    def function(*inputs: Any) -> tuple[Any, Callable[..., tuple[Any, ...]]]:
+        def grad(*args: Any, upstream: Any = None) -> tuple[Any, ...]:
+            # torch passes the saved inputs and the upstream by name; the others the upstream alone.
+            saved = inputs if upstream is None else args
+            named = dict(zip(op.inputs, saved, strict=True))
+            named["grad"] = args[0] if upstream is None else upstream
+            return _compose(gradient, [named[name] for name in gradient.inputs], values)
+
+        (output,) = _compose(op, inputs, values)
+        return output, grad
+
+    return keras.ops.custom_gradient(function)
+
+
+def _compose(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The formula itself: half types are computed, and so accumulated, in float32."""
+    dtype = keras.backend.standardize_dtype(tensors[0].dtype)
+    if dtype in ("float16", "bfloat16"):
+        tensors = [keras.ops.cast(t, "float32") for t in tensors]
+    result = op.composition(keras.ops, *tensors, **op.named(values))
+    results = result if len(op.outputs) > 1 else (result,)
+    return tuple(keras.ops.cast(r, dtype) for r in results)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NumPy arrays: the Cython kernels, the float64 reference, or the composition on NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from mlayers.dispatch import numpy_ops
+from mlayers.op import Op, Shape
+
+PATHS = ("cython", "reference", "composition")
+
+Array = np.ndarray[Any, Any]
+
+
+@cache
+def _kernel(op: Op) -> tuple[Callable[..., None], Any]:
+    call = import_module("mlayers.cython_cpu._call")
+    module = import_module(f"mlayers.cython_cpu.{op.module}")
+    return call.run, module.KERNELS[op.name]
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """What is computed in: half types accumulate in float32; byte order is the machine's."""
+    return np.dtype(np.float64 if np.dtype(dtype).name == "float64" else np.float32)
+
+
+def run(
+    op: Op,
+    path: str,
+    arrays: Sequence[Array],
+    values: Sequence[Any],
+    shapes: Sequence[Shape],
+    out: Sequence[Array] | None,
+) -> tuple[Array, ...]:
+    """Compute `op` on checked arrays, into `out` where it is given."""
+    dtype = arrays[0].dtype.newbyteorder("=")
+    if path == "cython":
+        results = _run_kernel(op, arrays, values, shapes, out)
+    elif path == "reference":
+        results = _run_formula(op, op.reference, arrays, values, np.float64)
+    else:
+        formula = op.composition
+        results = _run_formula(
+            op, lambda *a, **k: formula(numpy_ops, *a, **k), arrays, values, compute_dtype(dtype)
+        )
+    if out is None:
+        return tuple(np.asarray(result, dtype) for result in results)
+    for target, result in zip(out, results, strict=True):
+        if target is not result:
+            target[...] = result
+    return tuple(out)
+
+
+def _run_formula(
+    op: Op, formula: Callable[..., Any], arrays: Sequence[Array], values: Sequence[Any], dtype: Any
+) -> tuple[Array, ...]:
+    result = formula(*(a.astype(dtype) for a in arrays), **op.named(values))
+    return result if len(op.outputs) > 1 else (result,)
+
+
+def _run_kernel(
+    op: Op,
+    arrays: Sequence[Array],
+    values: Sequence[Any],
+    shapes: Sequence[Shape],
+    out: Sequence[Array] | None,
+) -> tuple[Array, ...]:
+    dtype = compute_dtype(arrays[0].dtype)
+    inputs = tuple(np.require(a, dtype, ("C", "A")) for a in arrays)
+    outputs = tuple(
+        out[i] if out is not None and _usable(out[i], dtype, arrays) else np.empty(shape, dtype)
+        for i, shape in enumerate(shapes)
+    )
+    run_kernel, kernel = _kernel(op)
+    run_kernel(kernel, inputs, outputs, *op.encode(values))
+    return outputs
+
+
+def _usable(target: Array, dtype: Any, arrays: Sequence[Array]) -> bool:
+    """Whether a kernel may write straight into `target`; else a fresh array is copied into it."""
+    return (
+        target.dtype == dtype
+        and target.flags.c_contiguous
+        and target.flags.aligned
+        and not any(np.may_share_memory(target, a) for a in arrays)
+    )

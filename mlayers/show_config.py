@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this installation has, what it uses, and for what is off, why."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from mlayers.dispatch.config import chosen_path
+
+_PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
+
+
+def show_config(mode: str = "print") -> dict[str, Any] | None:
+    """Print versions, kernels, threads and the path each framework takes.
+
+    Nothing is imported to find out: a framework that is not loaded is named by its version only.
+
+    Args:
+        mode: `"print"`, or `"dict"` to get the same as a dictionary.
+
+    Returns:
+        The dictionary with `mode="dict"`, else None.
+
+    Raises:
+        ValueError: another mode.
+
+    Example:
+        >>> import mlayers
+        >>> mlayers.show_config(mode="dict")["path"]
+        'auto'
+    """
+    if mode not in ("print", "dict"):
+        raise ValueError(f"show_config: 'mode' must be 'print' or 'dict'. Received: {mode!r}")
+    config = {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "path": chosen_path(),
+        "cpu kernels": _cpu_kernels(),
+        "cuda kernels": "off: this version has none; CuPy arrays are refused",
+        "keras backend": _keras_backend(),
+        "bridges": dict.fromkeys(
+            ("jax", "tensorflow", "torch"),
+            "composition: ops on tensors are composed of keras.ops and compiled by the framework",
+        ),
+    }
+    if mode == "dict":
+        return config
+    for section, content in config.items():
+        lines = content.items() if isinstance(content, dict) else [("", content)]
+        for name, value in lines:
+            print(f"{section + ' ' + name:<28} {value}".rstrip())
+    return None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_kernels() -> dict[str, Any]:
+    try:
+        call = import_module("mlayers.cython_cpu._call")
+    except ImportError as error:
+        return {"state": f"off: {error}"}
+    return {
+        "state": "on",
+        "machine": f"{platform.machine()} baseline instructions",
+        "openmp": "on" if call.openmp else "off: the compiler that built this wheel had none",
+        "threads": call.thread_count(),
+    }
+
+
+def _keras_backend() -> str:
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].backend.backend())
+    chosen = os.environ.get("KERAS_BACKEND")
+    return f"{chosen} (KERAS_BACKEND; Keras is not loaded)" if chosen else "Keras is not loaded"
