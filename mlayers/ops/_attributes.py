@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mlayers.ops._errors import type_error, value_error
 
 
@@ -79,14 +81,13 @@ class FiniteFloat:
     name: str
 
     def check(self, op: str, value: Any) -> float:
-        is_number = hasattr(value, "__float__") and not hasattr(value, "__len__")
-        if not is_number or isinstance(value, bool) or getattr(value, "shape", ()) != ():
+        if not isinstance(value, float | int | np.floating | np.integer) or isinstance(value, bool):
             raise type_error(op, f"'{self.name}' must be a real number", **{self.name: value})
         try:
             number = float(value)
         except OverflowError:
             number = math.inf
-        if not math.isfinite(number):
+        if not -math.inf < number < math.inf:  # and not NaN; torch.compile can trace this
             raise value_error(op, f"'{self.name}' must be finite", **{self.name: value})
         return number
 
