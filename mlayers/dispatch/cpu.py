@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,13 @@ Array = np.ndarray[Any, Any]
 
 @cache
 def _kernel(op: Op) -> tuple[Callable[..., None], Any]:
-    call = import_module("mlayers.cython_cpu._call")
+    try:
+        call = import_module("mlayers.cython_cpu._call")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{op.name}: no compiled kernels beside {Path(__file__).parents[1]}. A source tree has "
+            "none: install it with 'pip install -e .', or run from another folder."
+        ) from error
     module = import_module(f"mlayers.cython_cpu.{op.module}")
     return call.run, module.KERNELS[op.name]
 
