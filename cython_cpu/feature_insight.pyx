@@ -88,7 +88,7 @@ cdef void input_grad_row(
             input_grad_n[n] = 0
         for i in range(blocks_of(K)):
             k0 = i * BLOCK
-            if aggregate:  # d(sum of y²) = 2 y dy, and y is cheaper to compute again than to keep
+            if aggregate:  # d(sum of y²) = 2 y dy; y is cheaper to compute again than to keep
                 width = project(input_n, weight_nk, block_k, first, first + sizes[s], K, k0)
                 upstream_k = block_k
                 scale = 2 * grad_s[s]

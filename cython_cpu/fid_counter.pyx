@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The saturating counter on the CPU: out = min(counter + step, threshold), element by element.
 
-Its gradient is a rule, not a derivative: -step below the threshold, else 0 (mlayers/ops/fid_counter.py).
+Its gradient is a rule, not a derivative: -step below the threshold, else 0; why is told in
+mlayers/ops/fid_counter.py.
 """
 from call cimport FLOAT32, Call, threads_for
 from cpython.pycapsule cimport PyCapsule_New

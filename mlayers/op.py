@@ -13,7 +13,9 @@ Shape = tuple[Any, ...]  # of int, None where unknown while tracing, or a framew
 class Attribute(Protocol):
     """An argument that is not an array: how to check it, and how a kernel receives it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The argument's name."""
 
     def check(self, op: str, value: Any) -> Any:
         """Return `value` in its one hashable form, or raise ValueError or TypeError."""

@@ -114,7 +114,7 @@ def test_every_op_has_a_kernel(name):
 
 @pytest.mark.parametrize("name", OPS)
 def test_one_signature(name):
-    """The public function, the shapes, the reference and the composition name their arguments alike."""
+    """Public function, shapes, reference and composition name their arguments alike."""
     op = OPS[name]
     attributes = [attribute.name for attribute in op.attributes]
     expected = [*op.inputs, *attributes]

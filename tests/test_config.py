@@ -22,6 +22,7 @@ def run(program, **environment):
         text=True,
         env={**os.environ, **environment},
         timeout=60,
+        check=False,
     )
 
 

@@ -12,8 +12,8 @@ breaks otherwise differs by backend (README.md in this folder):
 - everything is checked before, because torch runs a forward that raises a second time;
 - the decorated function is made once per op and attributes, because a new one would be traced anew.
 
-Formulas use the operators `@`, `*`, `+` and avoid `keras.ops.matmul`, `minimum` and `where`: on torch
-those compute float64 in float32.
+Formulas use the operators `@`, `*`, `+` and avoid `keras.ops.matmul`, `minimum` and `where`: on
+torch those compute float64 in float32.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _with_gradient(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:
         (output,) = _compose(op, inputs, values)
         return output, grad
 
-    return keras.ops.custom_gradient(function)
+    decorated: Callable[..., Any] = keras.ops.custom_gradient(function)
+    return decorated
 
 
 def _compose(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -38,7 +38,7 @@ class PositiveInt:
             raise value_error(op, f"'{self.name}' must be at least 1", **{self.name: value})
         return number
 
-    def encode(self, value: int) -> tuple[list[int], list[float]]:
+    def encode(self, value: Any) -> tuple[list[int], list[float]]:
         return [value], []
 
 
@@ -55,7 +55,7 @@ class Choice:
             raise value_error(op, f"'{self.name}' must be {words}", **{self.name: value})
         return value
 
-    def encode(self, value: str) -> tuple[list[int], list[float]]:
+    def encode(self, value: Any) -> tuple[list[int], list[float]]:
         return [self.words.index(value)], []
 
 
@@ -70,7 +70,7 @@ class Flag:
             raise type_error(op, f"'{self.name}' must be True or False", **{self.name: value})
         return bool(value)
 
-    def encode(self, value: bool) -> tuple[list[int], list[float]]:
+    def encode(self, value: Any) -> tuple[list[int], list[float]]:
         return [int(value)], []
 
 
@@ -91,7 +91,7 @@ class FiniteFloat:
             raise value_error(op, f"'{self.name}' must be finite", **{self.name: value})
         return number
 
-    def encode(self, value: float) -> tuple[list[int], list[float]]:
+    def encode(self, value: Any) -> tuple[list[int], list[float]]:
         return [], [value]
 
 
@@ -109,10 +109,12 @@ class Sizes:
         if len(sizes) != len(numbers):
             raise type_error(op, f"'{self.name}' must be a list of integers", **{self.name: value})
         if not sizes:
-            raise value_error(op, f"'{self.name}' must name at least one segment", **{self.name: value})
+            raise value_error(
+                op, f"'{self.name}' must name at least one segment", **{self.name: value}
+            )
         if min(sizes) < 0:
             raise value_error(op, f"'{self.name}' must have no negative size", **{self.name: value})
         return sizes
 
-    def encode(self, value: tuple[int, ...]) -> tuple[list[int], list[float]]:
+    def encode(self, value: Any) -> tuple[list[int], list[float]]:
         return list(value), []

@@ -23,9 +23,7 @@ def type_error(op: str, rule: str, **received: Any) -> TypeError:
 
 def shape_error(op: str, rule: str, **shapes: Any) -> ValueError:
     """A wrong shape; `shapes` are the shapes of the arguments that disagree, by name."""
-    came = ", ".join(
-        f"{name}.shape={_readable(shape)}" for name, shape in shapes.items()
-    )
+    came = ", ".join(f"{name}.shape={_readable(shape)}" for name, shape in shapes.items())
     return ValueError(f"{op}: {rule}. Received: {came}")
 
 

@@ -132,14 +132,18 @@ def _check_out(
 ) -> tuple[Any, ...]:
     """`out` fits: one array, or a tuple of them where the op has several outputs."""
     if library != "numpy":
-        raise type_error(op.name, f"'out' is for NumPy arrays, not for {library} tensors", out=type(out))
+        raise type_error(
+            op.name, f"'out' is for NumPy arrays, not for {library} tensors", out=type(out)
+        )
     outs = (out,) if len(op.outputs) == 1 else out
     if not isinstance(outs, tuple) or len(outs) != len(op.outputs):
         rule = f"'out' must be a tuple of {len(op.outputs)} arrays, {', '.join(op.outputs)}"
         raise type_error(op.name, rule, out=type(out))
     for target, shape in zip(outs, shapes, strict=True):
         if library_of(target) != "numpy":
-            raise type_error(op.name, "'out' must be of the inputs' library, numpy", out=type(target))
+            raise type_error(
+                op.name, "'out' must be of the inputs' library, numpy", out=type(target)
+            )
         if dtype_name(target) != dtype_name(arrays[0]):
             rule = f"'out' must have the inputs' dtype {dtype_name(arrays[0])}"
             raise type_error(op.name, rule, **{"out.dtype": dtype_name(target)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each op's test class lists examples and bad calls; every check of support/ runs on all of them."""
+"""Each op's test class lists examples and bad calls; every check of support/ runs on all."""
 
 import os
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from mlayers import feature_insight, feature_insight_grad
 from support.array_checks import check_results, reference
 from support.op_examples import Bad, Example, bad_arrays, bad_ranks
 from support.tensor_checks import TensorChecks
-
-from mlayers import feature_insight, feature_insight_grad
 
 
 def example(name, B, segment_sizes, K, aggregate):
@@ -44,7 +44,9 @@ class TestFeatureInsight(TensorChecks):
     bad_calls = [
         *bad_arrays({name: GOOD[name] for name in ("input_embedding", "weight")}),
         *bad_ranks(GOOD, "input_embedding", "weight"),
-        Bad("weight_rows", {"weight": np.ones((5, 2), "f")}, ValueError, "must have a row for every"),
+        Bad(
+            "weight_rows", {"weight": np.ones((5, 2), "f")}, ValueError, "must have a row for every"
+        ),
         Bad("sum", {"segment_sizes": [1, 2, 4]}, ValueError, "must add up to the width"),
         Bad("empty", {"segment_sizes": []}, ValueError, "must name at least one segment"),
         Bad("negative", {"segment_sizes": [8, -2]}, ValueError, "must have no negative size"),

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from mlayers import ffm, ffm_grad
 from support.array_checks import check_results, reference
 from support.op_examples import NOT_INTEGERS, Bad, Example, bad_arrays, bad_ranks
 from support.tensor_checks import TensorChecks
-
-from mlayers import ffm, ffm_grad
 
 
 def example(name, B, L, R, D, int_type):
@@ -73,7 +73,10 @@ def test_any_shape(data):
     arrays = [out, *arrays]
     found = ffm_grad(*arrays, **case.attributes)
     check_results(
-        found, reference(ffm_grad, arrays, **case.attributes), "float32", {"rtol": 1e-4, "atol": 1e-4}
+        found,
+        reference(ffm_grad, arrays, **case.attributes),
+        "float32",
+        {"rtol": 1e-4, "atol": 1e-4},
     )
 
 
@@ -111,5 +114,5 @@ def test_more_than_2_31_elements():
     right = left[:, ::-1] + 1
     out = ffm(left, right, 1)
     assert out.shape == (1, fields * fields)
-    for l, r in ((0, 0), (fields - 1, fields - 1), (fields // 2, 7), (fields - 1, 0)):
-        assert out[0, l * fields + r] == left[0, l] * right[0, r]
+    for i, j in ((0, 0), (fields - 1, fields - 1), (fields // 2, 7), (fields - 1, 0)):
+        assert out[0, i * fields + j] == left[0, i] * right[0, j]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support.op_examples import NOT_FINITE, NOT_REAL, Bad, Example, bad_arrays
-from support.tensor_checks import COMPILERS, TensorChecks, to_array, to_tensor
 
 from mlayers import fid_counter, fid_counter_grad
+from support.op_examples import NOT_FINITE, NOT_REAL, Bad, Example, bad_arrays
+from support.tensor_checks import COMPILERS, TensorChecks, to_array, to_tensor
 
 
 def example(name, shape, threshold, step):
@@ -67,7 +67,9 @@ def test_nan_stays_nan():
 
 
 @given(
-    hnp.arrays("float32", hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(0, 100, width=32)),
+    hnp.arrays(
+        "float32", hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(0, 100, width=32)
+    ),
     st.integers(0, 100),
     st.sampled_from([0.5, 1.0, 3.0]),
 )

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from mlayers import lhuc_gate, lhuc_gate_grad, use_kernels
 from support.array_checks import check_results, reference
 from support.op_examples import Bad, Example, bad_arrays
 from support.tensor_checks import TensorChecks
-
-from mlayers import lhuc_gate, lhuc_gate_grad, use_kernels
 
 GOOD = {"hidden": np.ones((4, 3), "float32"), "logits": np.ones((4, 3), "float32")}
 
@@ -60,7 +60,9 @@ def test_in_place():
 
 
 @given(
-    hnp.arrays("float32", hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(-30, 30, width=32))
+    hnp.arrays(
+        "float32", hnp.array_shapes(min_dims=0, min_side=0), elements=st.floats(-30, 30, width=32)
+    )
 )
 @settings(max_examples=60, deadline=None)
 def test_any_shape(logits):

@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command, cwd):
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=900
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -58,9 +63,11 @@ def test_wheel_holds_mlayers_and_nothing_else(wheel):
         assert f"mlayers/cython_cpu/{op}.pyx" in names
     sources = {f"mlayers/{p.relative_to(ROOT / 'mlayers')}" for p in modules(ROOT / "mlayers")}
     assert sources <= set(names), "a subpackage is missing in [tool.setuptools] packages"
-    assert {"mlayers/py.typed", "mlayers/bridges/README.md", "mlayers/kernels_cu/__init__.py"} <= set(
-        names
-    )
+    assert {
+        "mlayers/py.typed",
+        "mlayers/bridges/README.md",
+        "mlayers/kernels_cu/__init__.py",
+    } <= set(names)
 
 
 def modules(folder):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.op_examples import DTYPES, TOLERANCE, Bad, Example
 
 import mlayers
+from support.op_examples import DTYPES, TOLERANCE, Bad, Example
 
 
 def reference(fn: Callable[..., Any], arrays: list[np.ndarray], **attributes: Any) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.array_checks import ArrayChecks, as_tuple, check_results, reference
-from support.op_examples import DTYPES, TOLERANCE, Example
 
 import mlayers
+from support.array_checks import ArrayChecks, as_tuple, check_results, reference
+from support.op_examples import DTYPES, TOLERANCE, Example
 
 # torch: aot_eager traces forward and gradient whole as inductor does, but generates no C++, which
 # takes seconds per graph; one test per op goes through inductor.
@@ -264,7 +264,9 @@ class TensorChecks(ArrayChecks):
             pytest.skip("jax.vmap is JAX's")
         import jax
 
-        stacks = [np.stack(pair) for pair in zip(example.arrays(), example.arrays(seed=1))]
+        stacks = [
+            np.stack(pair) for pair in zip(example.arrays(), example.arrays(seed=1), strict=True)
+        ]
 
         def call(*t):
             return type(self).function(*t, **example.attributes)

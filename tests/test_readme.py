@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README and the docstrings show runs as it stands."""
+
+import doctest
+import os
+import pkgutil
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import mlayers
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+NEEDS_KERAS = tuple(
+    f"mlayers.{name}" for name in ("activations", "bridges.", "layers", "monolith", "params")
+)
+
+has_keras = "KERAS_BACKEND" in os.environ
+no_keras = pytest.mark.skipif(not has_keras, reason="KERAS_BACKEND is not set: NumPy alone here")
+
+
+def test_readme_has_snippets():
+    assert len(SNIPPETS) == 3
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_readme_snippet(number):
+    source = SNIPPETS[number]
+    if "keras" in source or "layers." in source:
+        if not has_keras:
+            pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
+        source = f"import mlayers.layers\n{source}"
+    exec(compile(source, f"README snippet {number}", "exec"), {"mlayers": mlayers})
+
+
+def modules():
+    for info in pkgutil.walk_packages(mlayers.__path__, "mlayers."):
+        if ".cython_cpu" not in info.name and not info.name.endswith("__main__"):
+            yield info.name
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if not n.startswith("mlayers.train")])
+def test_docstrings(name):
+    keras_only = name.startswith(NEEDS_KERAS) or name.endswith(("_symbolic", "composition"))
+    if keras_only and not has_keras:
+        pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
+    results = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert results.failed == 0
+
+
+def test_docstrings_have_examples():
+    """So that the test above cannot pass by finding nothing."""
+    names = [name for name in modules() if name.startswith("mlayers.ops.") and "._" not in name]
+    assert names
+    for name in names:
+        finder = doctest.DocTestFinder(exclude_empty=True)
+        assert sum(len(t.examples) > 0 for t in finder.find(import_module(name))) >= 2
