@@ -110,7 +110,7 @@ cdef void weight_grad_block(
     floating* weight_grad_nk, const int64_t* sizes, int64_t S, int64_t K, int64_t B, int64_t N,
     int64_t s, int64_t k0, bint aggregate,
 ) noexcept nogil:
-    """weight_grad[n, k] = sum over b of input[b,n] * upstream[b,s,k], for segment s and BLOCK ks."""
+    """weight_grad[n, k] = sum over b of input[b, n] * upstream[b, s, k], for BLOCK ks of s."""
     cdef floating block_k[BLOCK]
     cdef const floating* upstream_k
     cdef floating* weight_grad_k

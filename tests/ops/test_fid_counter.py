@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from mlayers import fid_counter, fid_counter_grad
 from support.op_examples import NOT_FINITE, NOT_REAL, Bad, Example, bad_arrays
-from support.tensor_checks import COMPILERS, TensorChecks, to_array, to_tensor
+from support.tensor_checks import TensorChecks
+from support.tensors import COMPILERS, to_array, to_tensor
 
 
 def example(name, shape, threshold, step):

@@ -6,9 +6,6 @@ They take the fixture `backend` (tests/ops/conftest.py), which skips where there
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,62 +14,15 @@ import pytest
 import mlayers
 from support.array_checks import ArrayChecks, as_tuple, check_results, reference
 from support.op_examples import DTYPES, TOLERANCE, Example
-
-# torch: aot_eager traces forward and gradient whole as inductor does, but generates no C++, which
-# takes seconds per graph; one test per op goes through inductor.
-COMPILERS = {
-    "jax": ["jit"],
-    "tensorflow": ["function", "function_jit"],
-    "torch": ["aot_eager"],
-}.get(os.environ.get("KERAS_BACKEND", ""), ["none"])
-
-
-def compiler(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What turns a function of tensors into a compiled one."""
-    if name == "jit":
-        import jax
-
-        return jax.jit
-    if name.startswith("function"):
-        import tensorflow as tf
-
-        return lambda fn: tf.function(fn, jit_compile=name == "function_jit", autograph=False)
-    import torch
-
-    torch.compiler.reset()  # or the same test function, compiled for each example, meets a limit
-    return lambda fn: torch.compile(fn, fullgraph=True, backend=name)
-
-
-@contextlib.contextmanager
-def dtype_allowed(dtype: str) -> Any:
-    from support.frameworks import float64_allowed
-
-    with float64_allowed() if dtype == "float64" else contextlib.nullcontext():
-        yield
-
-
-def to_tensor(array: Any) -> Any:
-    """A NumPy array as a tensor of the active backend, of the very same dtype."""
-    import keras
-
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        return array
-    return keras.ops.convert_to_tensor(array, dtype=array.dtype.name)
-
-
-def is_tensor(value: Any) -> bool:
-    import keras
-
-    return bool(keras.ops.is_tensor(value))
-
-
-def to_array(tensor: Any) -> np.ndarray:
-    """A tensor as a NumPy array of the very same dtype, which torch cannot do for bfloat16."""
-    import keras
-
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    wide = keras.ops.cast(tensor, "float32") if dtype == "bfloat16" else tensor
-    return keras.ops.convert_to_numpy(wide).astype(DTYPES[dtype])
+from support.tensors import (
+    COMPILERS,
+    autodiff,
+    compiler,
+    dtype_allowed,
+    is_tensor,
+    to_array,
+    to_tensor,
+)
 
 
 class TensorChecks(ArrayChecks):
@@ -104,35 +54,12 @@ class TensorChecks(ArrayChecks):
             check_results(tuple(map(to_array, found)), expected, dtype)
 
     def autodiff(self, example: Example, tensors: Any, upstream: Any, compile_with: Any) -> Any:
-        """The framework's own gradients of sum(upstream * op), forward and gradient compiled."""
-        import keras
+        """The framework's own gradients of sum(upstream * op)."""
 
         def call(*inputs):
             return type(self).function(*inputs, **example.attributes)
 
-        backend = keras.backend.backend()
-        if backend == "jax":
-            import jax
-
-            def step(inputs, upstream):
-                return jax.vjp(call, *inputs)[1](upstream)
-
-        elif backend == "tensorflow":
-            import tensorflow as tf
-
-            def step(inputs, upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch(inputs)
-                    value = call(*inputs)
-                return tape.gradient(value, inputs, output_gradients=upstream)
-
-        else:
-            import torch
-
-            run = compiler(compile_with)(call) if compile_with else call
-            leaves = [t.detach().clone().requires_grad_() for t in tensors]
-            return torch.autograd.grad(run(*leaves), leaves, upstream)
-        return (compiler(compile_with)(step) if compile_with else step)(tensors, upstream)
+        return autodiff(call, tensors, upstream, compile_with)
 
     def test_frameworks_own_gradient_checker(self, backend, example):
         if not self.gradient_takes_upstream:
