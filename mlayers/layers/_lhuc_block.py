@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One layer of an LHUCTower: `layer_1` in the weight path `lhuc_tower/layer_1/dense/kernel`."""
+
+from typing import Any
+
+from mlayers import ops
+from mlayers.layers._layer import Layer
+from mlayers.layers.dense import Dense
+from mlayers.layers.mlp import MLP
+
+
+class LHUCBlock(Layer):
+    """`activation(batch_norm(dense(hidden))) * 2 * sigmoid(gate(lhuc_input))`.
+
+    Args:
+        dense: the dense layer.
+        batch_norm: the batch norm behind it, or `None`.
+        activation: the activation behind both, or `None`.
+        gate: an MLP that ends in logits, as wide as the dense layer.
+    """
+
+    def __init__(
+        self, dense: Dense, batch_norm: Any, activation: Any, gate: MLP, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dense = dense
+        self.batch_norm = batch_norm
+        self.activation = activation
+        self.gate = gate
+
+    def build(self, hidden_shape: Any, lhuc_input_shape: Any) -> None:
+        shape = self.compute_output_shape(hidden_shape, lhuc_input_shape)
+        self.dense.build(hidden_shape)
+        if self.batch_norm is not None:
+            self.batch_norm.build(shape)
+        if self.activation is not None:
+            self.activation.build(shape)
+        self.gate.build(lhuc_input_shape)
+        self.built = True
+
+    def call(self, hidden: Any, lhuc_input: Any, training: bool | None = None) -> Any:
+        hidden = self.dense(hidden)
+        if self.batch_norm is not None:
+            hidden = self.batch_norm(hidden, training=training)
+        hidden = self._activate(self.activation, hidden)
+        return ops.lhuc_gate(hidden, self.gate(lhuc_input, training=training))
+
+    def compute_output_shape(
+        self, hidden_shape: Any, lhuc_input_shape: Any
+    ) -> tuple[int | None, ...]:
+        return self.dense.compute_output_shape(hidden_shape)
