@@ -43,8 +43,7 @@ def run(backend, *arguments):
     """`support.cross_backend` in a new process with this backend; its standard output."""
     process = subprocess.run(
         [sys.executable, "-m", "support.cross_backend", *map(str, arguments)],
-        cwd=TESTS,
-        env={**os.environ, "KERAS_BACKEND": backend},
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         check=False,
@@ -74,7 +73,7 @@ def errors(folders):
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))
-@pytest.mark.parametrize(("writer", "reader"), itertools.permutations(BACKENDS, 2))
+@pytest.mark.parametrize(("writer", "reader"), list(itertools.permutations(BACKENDS, 2)))
 def test_predictions_are_the_same(errors, folders, writer, reader, model):
     error = errors[reader][str(folders[writer])][model]
     assert isinstance(error, float), error
