@@ -46,9 +46,13 @@ typedef struct {
 
 typedef void (*mlayers_kernel)(const mlayers_call *);
 
-/* Threads worth starting for `work` multiply-adds: a team costs more than a small job. */
+/* Threads worth starting for `work` multiply-adds. A team halves some milliseconds of work on two
+ * idle cores; but it waits by spinning, and when another process wants the core a call can lose a
+ * whole scheduling slice (8 ms were seen where one thread takes 0.5). So small jobs stay serial. */
+#define MLAYERS_PARALLEL_WORK ((int64_t)1 << 24)
+
 static inline int mlayers_threads_for(const mlayers_call *call, int64_t work) {
-    return work < 262144 ? 1 : call->threads;
+    return work < MLAYERS_PARALLEL_WORK ? 1 : call->threads;
 }
 
 #endif

@@ -98,7 +98,7 @@ def test_kernels_work_after_fork():
     """A threaded kernel in a forked child neither hangs nor errs, after one in the parent."""
     program = (
         "import os, numpy as np, mlayers\n"
-        "x = np.ones((512, 1024), 'float32')\n"
+        "x = np.ones((1024, 2048), 'float32')\n"
         "mlayers.lhuc_gate(x, x)\n"
         "child = os.fork()\n"
         "if child == 0:\n"
@@ -114,8 +114,8 @@ def test_kernels_work_after_fork():
 def test_threads_at_once():
     """Calls from several threads do not disturb one another."""
     generator = np.random.default_rng(0)
-    left = generator.standard_normal((2000, 24)).astype("float32")
-    right = generator.standard_normal((2000, 40)).astype("float32")
+    left = generator.standard_normal((40_000, 24)).astype("float32")
+    right = generator.standard_normal((40_000, 80)).astype("float32")
     expected = mlayers.ffm(left, right, 4)
     found = [None] * 4
 

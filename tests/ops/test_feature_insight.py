@@ -95,7 +95,7 @@ def test_any_shape(data):
 
 @pytest.mark.parametrize("aggregate", [False, True])
 def test_large_enough_for_threads(aggregate):
-    case = example("large", 200, [30, 0, 50], 70, aggregate)
+    case = example("large", 1000, [30, 0, 50], 210, aggregate)
     arrays = case.arrays()
     tolerance = {"rtol": 1e-4, "atol": 1e-2}
     out = feature_insight(*arrays, **case.attributes)

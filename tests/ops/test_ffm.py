@@ -82,7 +82,7 @@ def test_any_shape(data):
 
 @pytest.mark.parametrize("int_type", ["multiply", "dot"])
 def test_large_enough_for_threads(int_type):
-    case = example("large", 300, 6, 7, 33, int_type)
+    case = example("large", 2000, 16, 16, 33, int_type)
     arrays = case.arrays()
     out = ffm(*arrays, **case.attributes)
     check_results(out, reference(ffm, arrays, **case.attributes), "float32")

@@ -85,6 +85,13 @@ def test_sgd_with_learning_rate_1_counts(counter, threshold, step):
     )
 
 
+def test_large_enough_for_threads():
+    counter = np.arange(17_000_000, dtype="float32")
+    np.testing.assert_array_equal(fid_counter(counter, 9e6), np.minimum(counter + 1, 9e6))
+    expected = -(counter < 9e6).astype("float32")
+    np.testing.assert_array_equal(fid_counter_grad(counter, 9e6), expected)
+
+
 def test_numpy_numbers_are_numbers():
     counter = np.zeros(2, "float32")
     assert fid_counter(counter, np.float64(5), np.int64(2)).tolist() == [2, 2]
