@@ -7,6 +7,7 @@ Importing `mlayers.train.model` registers the layers, so that Keras can load the
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 import keras
 
@@ -28,11 +29,13 @@ def predict_file(model_dir: Path, data: Path, out: Path, sep: str | None = None)
         sep: the CSV separator of `data`; None finds it.
 
     Raises:
-        DataError: a missing file or column, or a column that cannot be read.
+        DataError: a missing or damaged file, a missing column, or one that cannot be read.
     """
     for name in (MODEL, FEATURES):
         if not (model_dir / name).is_file():
             raise DataError(f"{model_dir / name}: there is no such file; has train written it?")
+    if not is_zipfile(model_dir / MODEL):
+        raise DataError(f"{model_dir / MODEL}: is damaged, or no Keras model.")
     encoder = Encoder.load(model_dir / FEATURES)
     table = read_table(data, None, sep)
     if absent := [name for name in encoder.names if name not in table.columns]:

@@ -2,6 +2,7 @@
 """A tiny run of `train` on a file and on the generated log, then `predict` with what it saved."""
 
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -53,6 +54,12 @@ def test_everything_is_written(trained):
     ]
     for name in ("auc.png", "gates.png"):
         assert (trained / name).read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "baseline.keras"])
+def test_no_optimizer_of_one_backend_is_saved(trained, name):
+    with zipfile.ZipFile(trained / name) as saved:
+        assert "optimizer" not in saved.read("config.json").decode()
 
 
 def test_the_report_states_how_and_how_well(trained):

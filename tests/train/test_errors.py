@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -241,6 +242,18 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     arguments = ["predict", "--model", str(tmp_path), "--data", str(tmp_path / "a.csv")]
     assert main(arguments) == 2
     assert "model.keras: there is no such file; has train written it?" in capsys.readouterr().err
+
+
+def test_predict_says_what_is_damaged(tmp_path, capsys):
+    arguments = ["predict", "--model", str(tmp_path), "--data", str(tmp_path / "a.csv")]
+    (tmp_path / "features.json").write_text('{"categories": []')
+    (tmp_path / "model.keras").write_bytes(b"PK no zip file")
+    assert main(arguments) == 2
+    assert "model.keras: is damaged, or no Keras model." in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    assert main(arguments) == 2
+    assert "features.json: is not a features.json written by train" in capsys.readouterr().err
 
 
 def test_no_traceback_from_the_command_line(tmp_path):
