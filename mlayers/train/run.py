@@ -174,7 +174,8 @@ def _save(out: Path, models: dict[str, Any], encoder: Encoder) -> None:
 def _check_in_new_process(out: Path) -> float:
     """The largest difference between the predictions here and those of a new process."""
     again = out / "predictions_again.csv"
-    command = [sys.executable, "-m", "mlayers", "predict", "--model", str(out)]
+    # -P: a folder of the user's called "jax" must not be taken for the package.
+    command = [sys.executable, "-P", "-m", "mlayers", "predict", "--model", str(out)]
     command += ["--data", str(out / PREDICTIONS), "--out", str(again)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -62,6 +62,13 @@ def test_no_optimizer_of_one_backend_is_saved(trained, name):
         assert "optimizer" not in saved.read("config.json").decode()
 
 
+def test_files_where_it_runs_do_not_lead_the_new_process_astray(trained, tmp_path, monkeypatch):
+    (tmp_path / "keras.py").write_text("raise ImportError('not the package')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    assert run._check_in_new_process(trained) <= run.TOLERANCE
+
+
 def test_the_report_states_how_and_how_well(trained):
     report = json.loads((trained / "report.json").read_text())
     assert report["rows"] == {"training": 320, "validation": 40, "test": 40}
