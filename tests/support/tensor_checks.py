@@ -217,10 +217,11 @@ class TensorChecks(ArrayChecks):
         found = self.autodiff(example, tensors, to_tensor(arrays[0]), "inductor")
         check_results(tuple(map(to_array, found)), expected, "float32")
 
-    # torch.compile meets an error by falling back to an eager call, which is tested as such.
-    @pytest.mark.parametrize("compile_with", [None, *(c for c in COMPILERS if c != "aot_eager")])
+    @pytest.mark.parametrize("compile_with", [None, *COMPILERS])
     def test_bad_call_on_tensors(self, backend, bad, compile_with):
         """The class and the words are those of NumPy arrays, also while tracing."""
+        if compile_with == "aot_eager" and bad.name.endswith(("numpy_scalar", "huge_int")):
+            pytest.skip("dynamo fails on such a value with an error of its own")
         arguments = {**self.good, **bad.changes}
         with pytest.raises(bad.error) as expected:
             type(self).function(**arguments)
@@ -231,8 +232,10 @@ class TensorChecks(ArrayChecks):
         def call(tensors):
             return type(self).function(**tensors, **rest)
 
+        # With fullgraph=True torch.compile quotes the error in one of its own class.
+        run = compiler(compile_with, fullgraph=False)(call) if compile_with else call
         with pytest.raises(bad.error) as caught:
-            (compiler(compile_with)(call) if compile_with else call)(tensors)
+            run(tensors)
         assert str(expected.value) in str(caught.value)
 
     def test_out_is_refused(self, backend, example):

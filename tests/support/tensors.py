@@ -25,7 +25,9 @@ COMPILERS = {
 }.get(os.environ.get("KERAS_BACKEND", ""), ["none"])
 
 
-def compiler(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiler(
+    name: str, fullgraph: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """What turns a function of tensors into a compiled one."""
     if name == "jit":
         import jax
@@ -38,7 +40,7 @@ def compiler(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     import torch
 
     torch.compiler.reset()  # or the same test function, compiled for each example, meets a limit
-    return lambda fn: torch.compile(fn, fullgraph=True, backend=name)
+    return lambda fn: torch.compile(fn, fullgraph=fullgraph, backend=name)
 
 
 @contextlib.contextmanager
