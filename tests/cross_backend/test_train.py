@@ -22,11 +22,12 @@ def mlayers(*arguments):
 
 @pytest.mark.parametrize("writer", BACKENDS)
 def test_saved_click_model_predicts_the_same_everywhere(writer, tmp_path):
-    pandas = pytest.importorskip("pandas")
     missing = [backend for backend in BACKENDS if importlib.util.find_spec(backend) is None]
     if missing:
         reason = f"needs all three frameworks; not installed: {', '.join(missing)}"
         (pytest.fail if os.environ.get("MLAYERS_REQUIRE_ALL") == "1" else pytest.skip)(reason)
+    import pandas
+
     mlayers("train", "--rows", 3000, "--epochs", 1, "--backend", writer, "--out", tmp_path)
     data = tmp_path / "predictions.csv"  # the test rows with the predictions of this process
     for reader in BACKENDS:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlayers import feature_insight, feature_insight_grad
-from support.array_checks import check_results, reference
+from support.array_checks import check_op_and_gradient
 from support.op_examples import Bad, Example, bad_arrays, bad_ranks
 from support.tensor_checks import TensorChecks
 
@@ -83,27 +83,15 @@ def test_any_shape(data):
     sizes = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
     B, K = data.draw(st.integers(0, 6), label="B"), data.draw(st.integers(0, 140), label="K")
     case = example("any", B, sizes, K, data.draw(st.booleans()))
-    arrays = case.arrays()
     tolerance = {"rtol": 1e-4, "atol": 1e-3}
-    out = feature_insight(*arrays, **case.attributes)
-    check_results(out, reference(feature_insight, arrays, **case.attributes), "float32", tolerance)
-    arrays = [np.ones_like(out), *arrays]
-    found = feature_insight_grad(*arrays, **case.attributes)
-    expected = reference(feature_insight_grad, arrays, **case.attributes)
-    check_results(found, expected, "float32", tolerance)
+    check_op_and_gradient(feature_insight, feature_insight_grad, case, tolerance)
 
 
 @pytest.mark.parametrize("aggregate", [False, True])
 def test_large_enough_for_threads(aggregate):
     case = example("large", 1000, [30, 0, 50], 210, aggregate)
-    arrays = case.arrays()
     tolerance = {"rtol": 1e-4, "atol": 1e-2}
-    out = feature_insight(*arrays, **case.attributes)
-    check_results(out, reference(feature_insight, arrays, **case.attributes), "float32", tolerance)
-    arrays = [np.ones_like(out), *arrays]
-    found = feature_insight_grad(*arrays, **case.attributes)
-    expected = reference(feature_insight_grad, arrays, **case.attributes)
-    check_results(found, expected, "float32", tolerance)
+    check_op_and_gradient(feature_insight, feature_insight_grad, case, tolerance)
 
 
 def test_aggregate_never_holds_every_product():

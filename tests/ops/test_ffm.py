@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlayers import ffm, ffm_grad
-from support.array_checks import check_results, reference
+from support.array_checks import check_op_and_gradient
 from support.op_examples import NOT_INTEGERS, Bad, Example, bad_arrays, bad_ranks
 from support.tensor_checks import TensorChecks
 
@@ -67,28 +67,13 @@ def test_any_shape(data):
     B, L, R, D = (data.draw(st.integers(low, 9), label=axis) for axis, low in
                   (("B", 0), ("L", 0), ("R", 0), ("D", 1)))  # fmt: skip
     case = example("any", B, L, R, D, data.draw(st.sampled_from(["multiply", "dot"])))
-    arrays = case.arrays()
-    out = ffm(*arrays, **case.attributes)
-    check_results(out, reference(ffm, arrays, **case.attributes), "float32")
-    arrays = [out, *arrays]
-    found = ffm_grad(*arrays, **case.attributes)
-    check_results(
-        found,
-        reference(ffm_grad, arrays, **case.attributes),
-        "float32",
-        {"rtol": 1e-4, "atol": 1e-4},
-    )
+    check_op_and_gradient(ffm, ffm_grad, case, {"rtol": 1e-4, "atol": 1e-4})
 
 
 @pytest.mark.parametrize("int_type", ["multiply", "dot"])
 def test_large_enough_for_threads(int_type):
     case = example("large", 2000, 16, 16, 33, int_type)
-    arrays = case.arrays()
-    out = ffm(*arrays, **case.attributes)
-    check_results(out, reference(ffm, arrays, **case.attributes), "float32")
-    grads = ffm_grad(out, *arrays, **case.attributes)
-    expected = reference(ffm_grad, [out, *arrays], **case.attributes)
-    check_results(grads, expected, "float32", {"rtol": 1e-4, "atol": 1e-3})
+    check_op_and_gradient(ffm, ffm_grad, case, {"rtol": 1e-4, "atol": 1e-3})
 
 
 def test_grad_of_the_wrong_shape():

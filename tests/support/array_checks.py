@@ -31,6 +31,18 @@ def check_results(found: Any, expected: Any, dtype: str, tolerance: Any = None) 
         np.testing.assert_allclose(one.astype(np.float64), other, **(tolerance or TOLERANCE[dtype]))
 
 
+def check_op_and_gradient(
+    fn: Callable[..., Any], gradient: Callable[..., Any], example: Example, tolerance: Any
+) -> None:
+    """An op and its gradient on an example in float32, against the reference."""
+    arrays = example.arrays()
+    out = fn(*arrays, **example.attributes)
+    check_results(out, reference(fn, arrays, **example.attributes), "float32", tolerance)
+    arrays = [np.cos(out), *arrays]
+    expected = reference(gradient, arrays, **example.attributes)
+    check_results(gradient(*arrays, **example.attributes), expected, "float32", tolerance)
+
+
 class ArrayChecks:
     """Tests on NumPy arrays; a subclass names the op, its gradient, examples and bad calls."""
 
