@@ -1,39 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the CPU kernels are compiled: every `*.pyx` in this folder, with OpenMP where it works.
+"""How the compiled parts are built: every kernel, and the C half of every bridge.
 
 Named in pyproject.toml as the build_ext command; runs only while a wheel or an editable install is
-built. Adding an op means adding a .pyx here, nothing else.
+built. Adding an op means adding a .pyx here, nothing else. No framework is needed: the bridges find
+their framework's functions at run time.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, LinkError
 
 HERE = "cython_cpu"  # setuptools runs in the project's root and wants relative paths
+BRIDGES = "mlayers/bridges"
 
-OPENMP_FLAGS = {
-    "unix": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
-    "msvc": [(["/openmp"], [])],
-}
-OPTIMISE_FLAGS = {"unix": ["-O3"], "msvc": ["/O2"]}
-PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
+COMPILE_FLAGS = ["-O3", "-pthread", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
+LINK_FLAGS = ["-pthread"]
+
+
+def _extensions() -> list[Extension]:
+    kernels = [
+        Extension(f"mlayers.{HERE}.{path.stem}", [path.as_posix()])
+        for path in sorted(Path(HERE).glob("*.pyx"))
+    ]
+    bridges = [
+        Extension(f"mlayers.bridges.{name}", [source]) for name, source in _bridges().items()
+    ]
+    return kernels + bridges
+
+
+def _bridges() -> dict[str, str]:
+    """The C half of each bridge: the name of its library, and its source."""
+    sources = sorted([*Path(BRIDGES).glob("*.c"), *Path(BRIDGES).glob("*.cpp")])
+    return {f"libmlayers_{path.stem}": path.as_posix() for path in sources}
 
 
 class BuildKernels(build_ext):
-    """build_ext over all kernels, after asking the compiler whether OpenMP is there."""
+    """build_ext over all kernels and bridges."""
 
     def finalize_options(self) -> None:
-        """Replace the extensions of pyproject.toml by one for every .pyx; set Cython's options."""
-        self.distribution.ext_modules = [
-            Extension(f"mlayers.{HERE}.{path.stem}", [path.as_posix()], include_dirs=[HERE])
-            for path in sorted(Path(HERE).glob("*.pyx"))
-        ]
+        """Replace the extensions of pyproject.toml by what the folders hold; Cython's options."""
+        self.distribution.ext_modules = _extensions()
+        for extension in self.distribution.ext_modules:
+            extension.include_dirs = [HERE]
+            headers = [*Path(HERE).glob("*.[hp]*"), *Path(BRIDGES).glob("*.h")]
+            extension.depends = [path.as_posix() for path in headers]
+            cpp = extension.sources[0].endswith(".cpp")
+            extension.extra_compile_args = [*COMPILE_FLAGS, *(["-std=c++17"] if cpp else [])]
+            extension.extra_link_args = LINK_FLAGS
         super().finalize_options()
         self.cython_c_in_temp = True
         self.cython_directives = {
@@ -44,36 +61,12 @@ class BuildKernels(build_ext):
             "initializedcheck": False,
         }
 
-    def build_extensions(self) -> None:
-        """Add the flags this compiler takes, then build."""
-        kind = self.compiler.compiler_type
-        compile_flags, link_flags = self._openmp_flags(OPENMP_FLAGS.get(kind, []))
-        for extension in self.extensions:
-            extension.extra_compile_args = OPTIMISE_FLAGS.get(kind, []) + compile_flags
-            extension.extra_link_args = link_flags
-        super().build_extensions()
+    def get_ext_filename(self, fullname: str) -> str:
+        """jax.c becomes libmlayers_jax.so.1: a plain library, which nothing takes for a module."""
+        if fullname.rpartition(".")[2] in _bridges():
+            return fullname.replace(".", "/") + ".so.1"
+        return str(super().get_ext_filename(fullname))
 
-    def _openmp_flags(
-        self, candidates: list[tuple[list[str], list[str]]]
-    ) -> tuple[list[str], list[str]]:
-        """The first pair of flags with which an OpenMP program compiles and links, or none."""
-        if os.environ.get("MLAYERS_OPENMP", "1") == "0":
-            print("mlayers: MLAYERS_OPENMP=0, the kernels are built single-threaded")
-            return [], []
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
-            source.write_text(PROBE)
-            for compile_flags, link_flags in candidates:
-                try:
-                    objects = self.compiler.compile(
-                        [str(source)], output_dir=folder, extra_postargs=compile_flags
-                    )
-                    self.compiler.link_executable(
-                        objects, "probe", output_dir=folder, extra_postargs=link_flags
-                    )
-                except (CompileError, LinkError):
-                    continue
-                print(f"mlayers: OpenMP found, kernels are built with {' '.join(compile_flags)}")
-                return compile_flags, link_flags
-        print("mlayers: no OpenMP found, the kernels are built single-threaded")
-        return [], []
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """None by name: the libraries say themselves what is visible."""
+        return []

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way from Python into a kernel: fill `mlayers_call` from buffers, release the GIL, call.
+"""The kernels' common ground: their registry, the thread pool, and the way in for NumPy arrays.
 
-Knows no op by name. NumPy is not needed to build it: arrays arrive through the buffer protocol.
+`run` fills `mlayers_call` from buffers, releases the GIL and calls; NumPy is not needed to build it.
+The bridges, which are C, get the same registry and pool as a `mlayers_runtime` (call.h). Knows no op
+by name.
 """
-from call cimport FLOAT32, FLOAT64, HAS_OPENMP, MAX_ARRAYS, Array, Call, Kernel, max_threads
+from call cimport (
+    FLOAT32, FLOAT64, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Runtime, Shapes,
+    exported, for_rows, returns_like, takes,
+)
 from cpython.buffer cimport (
     PyBUF_FORMAT,
     PyBUF_ND,
@@ -15,43 +20,151 @@ from cpython.buffer cimport (
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, strdup, strlen, strncmp
 
-import os
-
-openmp = bool(HAS_OPENMP)  # whether the kernels were compiled with OpenMP
-
-cdef int _threads = max_threads()
-
-
-def thread_count():
-    """How many threads a kernel may use in this process."""
-    return _threads
+cdef extern from "pool.h" nogil:
+    int mlayers_get_num_threads()
+    void mlayers_set_num_threads(int threads)
+    void parallel "mlayers_parallel"(const Call*, int64_t, Body) noexcept
 
 
-def _serial_after_fork():
-    # An OpenMP team does not survive fork(): the child would wait for threads that are not there.
-    global _threads
-    _threads = 1
+# --- threads ---
+
+def get_num_threads():
+    """How many threads a call may use, the caller among them."""
+    return mlayers_get_num_threads()
 
 
-if openmp and hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_serial_after_fork)
+def set_num_threads(int threads):
+    """Change it, for calls that start from now on."""
+    mlayers_set_num_threads(threads)
 
 
-def run(object kernel, tuple inputs, tuple outputs, tuple ints, tuple floats):
-    """Run `kernel` (a capsule out of a module's KERNELS) on C-contiguous float32 or float64 arrays.
+# --- the registry ---
+
+cdef enum:
+    MAX_OPS = 256
+
+cdef Op _ops[MAX_OPS]
+cdef int _n_ops = 0
+
+
+def register(str name, tuple functions):
+    """Enter an op's kernel and shapes function (an entry of a module's KERNELS); once per name."""
+    global _n_ops
+    encoded = name.encode()
+    if find(encoded, len(encoded)) != NULL:
+        return
+    if _n_ops == MAX_OPS:
+        raise RuntimeError(f"more than {MAX_OPS} ops")
+    kernel, shapes = functions
+    _ops[_n_ops].kernel = <Kernel> PyCapsule_GetPointer(kernel, b"mlayers_kernel")
+    _ops[_n_ops].shapes = <Shapes> PyCapsule_GetPointer(shapes, b"mlayers_shapes")
+    _ops[_n_ops].name = strdup(encoded)
+    _n_ops += 1  # last, so that a thread without the GIL never finds half an op
+
+
+cdef const Op* find(const char* name, size_t length) noexcept nogil:
+    cdef int i
+    for i in range(_n_ops):
+        if strlen(_ops[i].name) == length and strncmp(_ops[i].name, name, length) == 0:
+            return &_ops[i]
+    return NULL
+
+
+cdef void compute(const Op* op, Call* call) noexcept nogil:
+    call.threads = mlayers_get_num_threads()
+    call.parallel = parallel
+    op.kernel(call)
+
+
+# --- what a bridge gets ---
+
+_explainer = None  # (op, dtype, shapes, ints, floats) -> str
+
+
+def set_explainer(function):
+    """What finds the words for an error; mlayers/bridges/native.py sets it."""
+    global _explainer
+    _explainer = function
+
+
+cdef void explain(const Op* op, const Call* call, char* words, size_t room) noexcept with gil:
+    cdef size_t length
+    try:
+        shapes = [
+            tuple([call.inputs[i].shape[j] for j in range(call.inputs[i].rank)])
+            for i in range(call.n_inputs)
+        ]
+        text = _explainer(
+            op.name.decode(), "float32" if call.dtype == FLOAT32 else "float64", shapes,
+            [call.ints[i] for i in range(call.n_ints)],
+            [call.floats[i] for i in range(call.n_floats)],
+        )
+    except Exception as error:  # there is no caller to raise to: the words go into the error
+        text = f"{op.name.decode()}: the inputs do not fit ({type(error).__name__}: {error})"
+    encoded = text.encode()
+    length = min(<size_t> len(encoded), room - 1)
+    memcpy(words, <const char*> encoded, length)
+    words[length] = 0
+
+
+cdef Runtime _runtime
+_runtime.find = find
+_runtime.run = compute
+_runtime.explain = explain
+
+
+def runtime_address():
+    """Where the `mlayers_runtime` is, for a bridge's start function."""
+    return <size_t> &_runtime
+
+
+# --- a kernel for tests of the bridges ---
+
+cdef void probe_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef int64_t i
+    for i in range(first, last):
+        if call.dtype == FLOAT32:
+            (<float*> call.outputs[0].data)[i] = call.ints[0] * (<float*> call.inputs[0].data)[i]
+        else:
+            (<double*> call.outputs[0].data)[i] = call.ints[0] * (<double*> call.inputs[0].data)[i]
+
+
+cdef void probe(const Call* call) noexcept nogil:
+    for_rows(call, call.inputs[0].size, call.inputs[0].size, probe_rows)
+
+
+cdef bint probe_shapes(Call* call) noexcept nogil:
+    if not takes(call, 1, 1, 0):
+        return False
+    returns_like(call, 0)
+    return True
+
+
+PROBE = exported(probe, probe_shapes)
+
+
+# --- NumPy ---
+
+def run(str name, tuple inputs, tuple outputs, tuple ints, tuple floats):
+    """Run a registered op on C-contiguous float32 or float64 arrays.
 
     The caller has checked everything; what is tested here only guards memory: one dtype for all
-    arrays, C order, writable outputs.
+    arrays, C order, writable outputs of the right size.
     """
-    cdef Kernel function = <Kernel> PyCapsule_GetPointer(kernel, b"mlayers_kernel")
+    cdef bytes encoded = name.encode()
+    cdef const Op* op = find(encoded, len(encoded))
     cdef Call call
     cdef Py_buffer views[2 * MAX_ARRAYS]
     cdef int n_inputs = len(inputs), n_outputs = len(outputs), n_views = 0, i, dtype
     cdef Array* array
+    cdef Array targets[MAX_ARRAYS]
     cdef int64_t* int_values = NULL
     cdef double* float_values = NULL
 
+    if op == NULL:
+        raise KeyError(name)
     if n_inputs > MAX_ARRAYS or n_outputs > MAX_ARRAYS:
         raise ValueError(f"a kernel takes at most {MAX_ARRAYS} inputs and outputs")
     try:
@@ -64,7 +177,7 @@ def run(object kernel, tuple inputs, tuple outputs, tuple ints, tuple floats):
                 PyObject_GetBuffer(
                     outputs[i - n_inputs], &views[i],
                     PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-                array = &call.outputs[i - n_inputs]
+                array = &targets[i - n_inputs]
             n_views += 1
             if views[i].format == b"f":
                 dtype = FLOAT32
@@ -92,11 +205,56 @@ def run(object kernel, tuple inputs, tuple outputs, tuple ints, tuple floats):
         call.n_ints = len(ints)
         call.floats = float_values
         call.n_floats = len(floats)
-        call.threads = _threads
+        call.n_inputs = n_inputs
+        call.n_outputs = 0
+        if not op.shapes(&call) or call.n_outputs != n_outputs:
+            raise ValueError(f"{name}: the kernel was given inputs that do not fit")
+        for i in range(n_outputs):
+            if call.outputs[i].size != targets[i].size:
+                raise ValueError(f"{name}: an output has {targets[i].size} elements")
+            call.outputs[i].data = targets[i].data
         with nogil:
-            function(&call)
+            compute(op, &call)
     finally:
         free(int_values)
         free(float_values)
         for i in range(n_views):
             PyBuffer_Release(&views[i])
+
+
+def output_shapes(str name, tuple shapes, tuple ints, tuple floats):
+    """What an op's shapes function answers, or None where it says that the inputs do not fit."""
+    cdef bytes encoded = name.encode()
+    cdef const Op* op = find(encoded, len(encoded))
+    cdef Call call
+    cdef int64_t[MAX_ARRAYS][64] sizes
+    cdef int64_t[4096] int_values
+    cdef double[64] float_values
+    if op == NULL:
+        raise KeyError(name)
+    if len(shapes) > MAX_ARRAYS or len(ints) > 4096 or len(floats) > 64:
+        raise ValueError("too much for this function, which tests use")
+    for i, shape in enumerate(shapes):
+        call.inputs[i].rank = len(shape)
+        call.inputs[i].shape = &sizes[i][0]
+        call.inputs[i].size = 1
+        for j, size in enumerate(shape):
+            sizes[i][j] = size
+            call.inputs[i].size *= size
+    for i in range(len(ints)):
+        int_values[i] = ints[i]
+    for i in range(len(floats)):
+        float_values[i] = floats[i]
+    call.dtype = FLOAT32
+    call.n_inputs = len(shapes)
+    call.n_outputs = 0
+    call.ints = &int_values[0]
+    call.n_ints = len(ints)
+    call.floats = &float_values[0]
+    call.n_floats = len(floats)
+    if not op.shapes(&call):
+        return None
+    return tuple([
+        tuple([call.outputs[i].shape[j] for j in range(call.outputs[i].rank)])
+        for i in range(call.n_outputs)
+    ])

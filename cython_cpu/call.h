@@ -1,27 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One C struct describes a call for every op. Each kernel is a `void kernel(const mlayers_call *)`
- * that trusts its caller: shapes agree, arrays are C-contiguous, outputs do not overlap inputs.
- * Whoever calls (NumPy today, a framework's runtime later) fills this struct and knows no op by name.
+ * One C struct describes a call for every op, whoever makes it: NumPy through _call.pyx, JAX,
+ * TensorFlow and torch through mlayers/bridges. None of them knows an op by name.
+ *
+ * An op is two functions. `shapes` looks at inputs and attributes, says whether they fit one another
+ * and lays down the shapes of the outputs; `kernel` then computes, and trusts what it gets: arrays
+ * are C-contiguous, of one dtype, and outputs do not overlap inputs.
  */
 #ifndef MLAYERS_CALL_H
 #define MLAYERS_CALL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#define MLAYERS_HAS_OPENMP 1
-static inline int mlayers_max_threads(void) { return omp_get_max_threads(); }
-#else
-#define MLAYERS_HAS_OPENMP 0
-static inline int mlayers_max_threads(void) { return 1; }
-#endif
-
-#if defined(_MSC_VER)
-#define MLAYERS_RESTRICT __restrict
-#else
-#define MLAYERS_RESTRICT __restrict__
+#ifdef __cplusplus
+extern "C" {
 #endif
 
 enum { MLAYERS_FLOAT32 = 0, MLAYERS_FLOAT64 = 1, MLAYERS_MAX_ARRAYS = 8 };
@@ -33,26 +26,99 @@ typedef struct {
     int64_t size; /* number of elements */
 } mlayers_array;
 
-typedef struct {
-    int32_t dtype;   /* of every input and output */
-    int32_t threads; /* how many threads a kernel may use */
+typedef struct mlayers_call mlayers_call;
+
+/* Computes the rows first <= row < last; what a row is, the kernel decides. */
+typedef void (*mlayers_body)(const mlayers_call *, int64_t first, int64_t last);
+
+struct mlayers_call {
+    int32_t dtype; /* of every input and output */
+    int32_t n_inputs;
+    int32_t n_outputs; /* laid down by shapes() */
+    int32_t threads;   /* how many threads this call may use */
     mlayers_array inputs[MLAYERS_MAX_ARRAYS];
     mlayers_array outputs[MLAYERS_MAX_ARRAYS];
     const int64_t *ints; /* integer attributes in declared order; a list comes last */
     int64_t n_ints;
     const double *floats; /* real attributes in declared order */
     int64_t n_floats;
-} mlayers_call;
+    int64_t room[MLAYERS_MAX_ARRAYS][2]; /* where shapes() may lay down an output's shape */
+    /* Runs `body` over n rows on the process's thread pool and returns when all are done. */
+    void (*parallel)(const mlayers_call *, int64_t n, mlayers_body body);
+};
 
 typedef void (*mlayers_kernel)(const mlayers_call *);
+typedef int (*mlayers_shapes)(mlayers_call *); /* 1, or 0 where the inputs do not fit */
 
-/* Threads worth starting for `work` multiply-adds. A team halves some milliseconds of work on two
- * idle cores; but it waits by spinning, and when another process wants the core a call can lose a
- * whole scheduling slice (8 ms were seen where one thread takes 0.5). So small jobs stay serial. */
-#define MLAYERS_PARALLEL_WORK ((int64_t)1 << 24)
+typedef struct {
+    const char *name;
+    mlayers_kernel kernel;
+    mlayers_shapes shapes;
+} mlayers_op;
 
-static inline int mlayers_threads_for(const mlayers_call *call, int64_t work) {
-    return work < MLAYERS_PARALLEL_WORK ? 1 : call->threads;
+/* What a bridge is given when it starts: everything it needs of this package. */
+typedef struct {
+    /* The op of that name, or NULL. */
+    const mlayers_op *(*find)(const char *name, size_t length);
+    /* Computes; shapes() has been called and the outputs have memory. */
+    void (*run)(const mlayers_op *, mlayers_call *);
+    /* Why shapes() answered 0, in the front door's words. The only function that takes Python's
+     * GIL, and so only ever called on the way to an error. */
+    void (*explain)(const mlayers_op *, const mlayers_call *, char *words, size_t room);
+} mlayers_runtime;
+
+/* --- for kernels --- */
+
+/* Below so many multiply-adds waking another thread costs more than it saves (some 20 µs). */
+#define MLAYERS_PARALLEL_WORK ((int64_t)1 << 19)
+
+static inline void mlayers_for(const mlayers_call *call, int64_t n, int64_t work,
+                               mlayers_body body) {
+    if (call->threads <= 1 || work < MLAYERS_PARALLEL_WORK)
+        body(call, 0, n);
+    else
+        call->parallel(call, n, body);
 }
 
+/* --- for shapes functions --- */
+
+static inline int mlayers_takes(const mlayers_call *call, int32_t inputs, int64_t ints,
+                                int64_t floats) {
+    return call->n_inputs == inputs && call->n_ints == ints && call->n_floats == floats;
+}
+
+static inline int mlayers_is_matrix(const mlayers_array *array) { return array->rank == 2; }
+
+static inline int mlayers_same_shape(const mlayers_array *one, const mlayers_array *other) {
+    if (one->rank != other->rank) return 0;
+    for (int64_t i = 0; i < one->rank; i++)
+        if (one->shape[i] != other->shape[i]) return 0;
+    return 1;
+}
+
+static inline int mlayers_has_shape(const mlayers_array *array, int64_t rows, int64_t columns) {
+    return array->rank == 2 && array->shape[0] == rows && array->shape[1] == columns;
+}
+
+/* The next output has the shape (rows, columns). */
+static inline void mlayers_returns(mlayers_call *call, int64_t rows, int64_t columns) {
+    int32_t i = call->n_outputs++;
+    call->room[i][0] = rows;
+    call->room[i][1] = columns;
+    call->outputs[i].rank = 2;
+    call->outputs[i].shape = call->room[i];
+    call->outputs[i].size = rows * columns;
+}
+
+/* The next output has the shape of an input. */
+static inline void mlayers_returns_like(mlayers_call *call, int32_t input) {
+    int32_t i = call->n_outputs++;
+    call->outputs[i].rank = call->inputs[input].rank;
+    call->outputs[i].shape = call->inputs[input].shape;
+    call->outputs[i].size = call->inputs[input].size;
+}
+
+#ifdef __cplusplus
+}
+#endif
 #endif

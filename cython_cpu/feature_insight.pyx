@@ -9,10 +9,10 @@ b batch, n input column, s segment, k output column. Forward and input gradient 
 whole batch rows, the weight gradient gives it whole weight rows or blocks: no atomics, and results
 do not depend on the thread count.
 """
-from call cimport FLOAT32, Call, threads_for
-from cpython.pycapsule cimport PyCapsule_New
+from call cimport (
+    FLOAT32, Call, exported, for_rows, has_shape, is_matrix, returns, returns_like,
+)
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cdef enum:
@@ -61,15 +61,14 @@ cdef void forward_row(
         first += sizes[s]
 
 
-cdef void forward(const Call* call, floating* out) noexcept nogil:
+cdef void forward(const Call* call, int64_t first, int64_t last, floating* out) noexcept nogil:
     cdef const floating* input_bn = <const floating*> call.inputs[0].data
     cdef const floating* weight_nk = <const floating*> call.inputs[1].data
     cdef bint aggregate = call.ints[0]
     cdef const int64_t* sizes = call.ints + 1
-    cdef int64_t B = call.inputs[0].shape[0], N = call.inputs[0].shape[1]
-    cdef int64_t K = call.inputs[1].shape[1], S = call.n_ints - 1
+    cdef int64_t N = call.inputs[0].shape[1], K = call.inputs[1].shape[1], S = call.n_ints - 1
     cdef int64_t b, width = S if aggregate else S * K
-    for b in prange(B, schedule="static", num_threads=threads_for(call, B * N * K)):
+    for b in range(first, last):
         forward_row(input_bn + b * N, weight_nk, out + b * width, sizes, S, K, aggregate)
 
 
@@ -135,42 +134,107 @@ cdef void weight_grad_block(
                 weight_grad_k[j] += scale * input_bn[b * N + n] * upstream_k[j]
 
 
-cdef void backward(const Call* call, floating* input_grad_bn) noexcept nogil:
+cdef void input_grad(
+    const Call* call, int64_t first, int64_t last, floating* input_grad_bn,
+) noexcept nogil:
+    """A row is a batch row."""
     cdef const floating* grad_bs = <const floating*> call.inputs[0].data
     cdef const floating* input_bn = <const floating*> call.inputs[1].data
     cdef const floating* weight_nk = <const floating*> call.inputs[2].data
-    cdef floating* weight_grad_nk = <floating*> call.outputs[1].data
     cdef bint aggregate = call.ints[0]
-    cdef const int64_t* sizes = call.ints + 1
-    cdef int64_t B = call.inputs[1].shape[0], N = call.inputs[1].shape[1]
-    cdef int64_t K = call.inputs[2].shape[1], S = call.n_ints - 1
-    cdef int64_t blocks = blocks_of(K), width = S if aggregate else S * K
-    cdef int64_t b, i, threads = threads_for(call, B * N * K)
-    for b in prange(B, schedule="static", num_threads=threads):
+    cdef int64_t N = call.inputs[1].shape[1], K = call.inputs[2].shape[1], S = call.n_ints - 1
+    cdef int64_t b, width = S if aggregate else S * K
+    for b in range(first, last):
         input_grad_row(
             grad_bs + b * width, input_bn + b * N, weight_nk, input_grad_bn + b * N,
-            sizes, S, K, aggregate)
-    for i in prange(S * blocks, schedule="static", num_threads=threads):
+            call.ints + 1, S, K, aggregate)
+
+
+cdef void weight_grad(
+    const Call* call, int64_t first, int64_t last, floating* weight_grad_nk,
+) noexcept nogil:
+    """A row is BLOCK columns of one segment."""
+    cdef const floating* grad_bs = <const floating*> call.inputs[0].data
+    cdef const floating* input_bn = <const floating*> call.inputs[1].data
+    cdef const floating* weight_nk = <const floating*> call.inputs[2].data
+    cdef int64_t B = call.inputs[1].shape[0], N = call.inputs[1].shape[1]
+    cdef int64_t K = call.inputs[2].shape[1], S = call.n_ints - 1, blocks = blocks_of(K)
+    cdef int64_t i
+    for i in range(first, last):
         weight_grad_block(
-            grad_bs, input_bn, weight_nk, weight_grad_nk, sizes, S, K, B, N,
-            i // blocks, (i % blocks) * BLOCK, aggregate)
+            grad_bs, input_bn, weight_nk, weight_grad_nk, call.ints + 1, S, K, B, N,
+            i // blocks, (i % blocks) * BLOCK, call.ints[0])
+
+
+cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    if call.dtype == FLOAT32:
+        forward(call, first, last, <float*> call.outputs[0].data)
+    else:
+        forward(call, first, last, <double*> call.outputs[0].data)
+
+
+cdef void input_grad_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    if call.dtype == FLOAT32:
+        input_grad(call, first, last, <float*> call.outputs[0].data)
+    else:
+        input_grad(call, first, last, <double*> call.outputs[0].data)
+
+
+cdef void weight_grad_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    if call.dtype == FLOAT32:
+        weight_grad(call, first, last, <float*> call.outputs[1].data)
+    else:
+        weight_grad(call, first, last, <double*> call.outputs[1].data)
+
+
+cdef int64_t out_width(const Call* call, int input) noexcept nogil:
+    """The width of feature_insight's output, or -1 where embedding, weight and sizes do not fit.
+
+    `input` is the position of the embedding; the weight follows it.
+    """
+    cdef int64_t S = call.n_ints - 1, s, total = 0
+    if S < 1 or call.n_floats or not is_matrix(&call.inputs[input]):
+        return -1
+    for s in range(S):
+        if call.ints[1 + s] < 0 or call.ints[1 + s] > call.inputs[input].shape[1]:
+            return -1
+        total += call.ints[1 + s]
+    if total != call.inputs[input].shape[1] or not is_matrix(&call.inputs[input + 1]):
+        return -1
+    if call.inputs[input + 1].shape[0] != total:
+        return -1
+    return S if call.ints[0] else S * call.inputs[input + 1].shape[1]
+
+
+cdef bint feature_insight_shapes(Call* call) noexcept nogil:
+    cdef int64_t width = out_width(call, 0) if call.n_inputs == 2 else -1
+    if width < 0:
+        return False
+    returns(call, call.inputs[0].shape[0], width)
+    return True
+
+
+cdef bint feature_insight_grad_shapes(Call* call) noexcept nogil:
+    cdef int64_t width = out_width(call, 1) if call.n_inputs == 3 else -1
+    if width < 0:
+        return False
+    returns_like(call, 1)
+    returns_like(call, 2)
+    return has_shape(&call.inputs[0], call.inputs[1].shape[0], width)
 
 
 cdef void feature_insight(const Call* call) noexcept nogil:
-    if call.dtype == FLOAT32:
-        forward(call, <float*> call.outputs[0].data)
-    else:
-        forward(call, <double*> call.outputs[0].data)
+    cdef int64_t work = call.inputs[0].size * call.inputs[1].shape[1]
+    for_rows(call, call.inputs[0].shape[0], work, forward_rows)
 
 
 cdef void feature_insight_grad(const Call* call) noexcept nogil:
-    if call.dtype == FLOAT32:
-        backward(call, <float*> call.outputs[0].data)
-    else:
-        backward(call, <double*> call.outputs[0].data)
+    cdef int64_t K = call.inputs[2].shape[1], work = call.inputs[1].size * K
+    for_rows(call, call.inputs[1].shape[0], work, input_grad_rows)
+    for_rows(call, (call.n_ints - 1) * blocks_of(K), work, weight_grad_rows)
 
 
 KERNELS = {
-    "feature_insight": PyCapsule_New(<void*> feature_insight, b"mlayers_kernel", NULL),
-    "feature_insight_grad": PyCapsule_New(<void*> feature_insight_grad, b"mlayers_kernel", NULL),
+    "feature_insight": exported(feature_insight, feature_insight_shapes),
+    "feature_insight_grad": exported(feature_insight_grad, feature_insight_grad_shapes),
 }

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """FFM on the CPU: out[b,l,r,d] = left[b,l,d] * right[b,r,d], or its sum over d (dot).
 
-b batch, l left field, r right field, d dimension. Batch rows are independent: each thread takes
-whole rows, so results do not depend on the thread count.
+b batch, l left field, r right field, d dimension. A row is a batch row and is computed by one
+thread, so results do not depend on the thread count.
 """
-from call cimport FLOAT32, Call, threads_for
-from cpython.pycapsule cimport PyCapsule_New
+from call cimport (
+    FLOAT32, Array, Call, exported, for_rows, has_shape, is_matrix, returns, returns_like, takes,
+)
 from cython cimport floating
-from cython.parallel cimport prange
 from libc.stdint cimport int64_t
 
 cdef enum IntType:  # the order in which mlayers/ops/ffm.py declares the choices
@@ -77,30 +77,30 @@ cdef inline void dot_grad_row(
                 right_grad_rd[r * D + d] += g * left_ld[l * D + d]
 
 
-cdef void forward(const Call* call, floating* out) noexcept nogil:
+cdef void forward(const Call* call, int64_t first, int64_t last, floating* out) noexcept nogil:
     cdef const floating* left = <const floating*> call.inputs[0].data
     cdef const floating* right = <const floating*> call.inputs[1].data
     cdef int64_t D = call.ints[0], mode = call.ints[1]
-    cdef int64_t B = call.inputs[0].shape[0]
     cdef int64_t L = call.inputs[0].shape[1] // D, R = call.inputs[1].shape[1] // D
     cdef int64_t b
-    for b in prange(B, schedule="static", num_threads=threads_for(call, B * L * R * D)):
+    for b in range(first, last):
         if mode == MULTIPLY:
             multiply_row(left + b * L * D, right + b * R * D, out + b * L * R * D, L, R, D)
         else:
             dot_row(left + b * L * D, right + b * R * D, out + b * L * R, L, R, D)
 
 
-cdef void backward(const Call* call, floating* left_grad) noexcept nogil:
+cdef void backward(
+    const Call* call, int64_t first, int64_t last, floating* left_grad,
+) noexcept nogil:
     cdef const floating* grad = <const floating*> call.inputs[0].data
     cdef const floating* left = <const floating*> call.inputs[1].data
     cdef const floating* right = <const floating*> call.inputs[2].data
     cdef floating* right_grad = <floating*> call.outputs[1].data
     cdef int64_t D = call.ints[0], mode = call.ints[1]
-    cdef int64_t B = call.inputs[1].shape[0]
     cdef int64_t L = call.inputs[1].shape[1] // D, R = call.inputs[2].shape[1] // D
     cdef int64_t b
-    for b in prange(B, schedule="static", num_threads=threads_for(call, 2 * B * L * R * D)):
+    for b in range(first, last):
         if mode == MULTIPLY:
             multiply_grad_row(
                 grad + b * L * R * D, left + b * L * D, right + b * R * D,
@@ -111,21 +111,62 @@ cdef void backward(const Call* call, floating* left_grad) noexcept nogil:
                 left_grad + b * L * D, right_grad + b * R * D, L, R, D)
 
 
-cdef void ffm(const Call* call) noexcept nogil:
+cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
     if call.dtype == FLOAT32:
-        forward(call, <float*> call.outputs[0].data)
+        forward(call, first, last, <float*> call.outputs[0].data)
     else:
-        forward(call, <double*> call.outputs[0].data)
+        forward(call, first, last, <double*> call.outputs[0].data)
+
+
+cdef void backward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    if call.dtype == FLOAT32:
+        backward(call, first, last, <float*> call.outputs[0].data)
+    else:
+        backward(call, first, last, <double*> call.outputs[0].data)
+
+
+cdef int64_t out_width(const Array* left, const Array* right, const Call* call) noexcept nogil:
+    """The width of ffm's output, or -1 where fields, dimension and batch do not fit."""
+    cdef int64_t D = call.ints[0], mode = call.ints[1]
+    if not is_matrix(left) or not is_matrix(right) or left.shape[0] != right.shape[0]:
+        return -1
+    if D < 1 or left.shape[1] % D or right.shape[1] % D or not MULTIPLY <= mode <= DOT:
+        return -1
+    return left.shape[1] // D * (right.shape[1] // D) * (D if mode == MULTIPLY else 1)
+
+
+cdef bint ffm_shapes(Call* call) noexcept nogil:
+    cdef int64_t width
+    if not takes(call, 2, 2, 0):
+        return False
+    width = out_width(&call.inputs[0], &call.inputs[1], call)
+    if width < 0:
+        return False
+    returns(call, call.inputs[0].shape[0], width)
+    return True
+
+
+cdef bint ffm_grad_shapes(Call* call) noexcept nogil:
+    cdef int64_t width
+    if not takes(call, 3, 2, 0):
+        return False
+    width = out_width(&call.inputs[1], &call.inputs[2], call)
+    returns_like(call, 1)
+    returns_like(call, 2)
+    return width >= 0 and has_shape(&call.inputs[0], call.inputs[1].shape[0], width)
+
+
+cdef void ffm(const Call* call) noexcept nogil:
+    cdef int64_t work = call.inputs[0].size * (call.inputs[1].shape[1] // call.ints[0])
+    for_rows(call, call.inputs[0].shape[0], work, forward_rows)
 
 
 cdef void ffm_grad(const Call* call) noexcept nogil:
-    if call.dtype == FLOAT32:
-        backward(call, <float*> call.outputs[0].data)
-    else:
-        backward(call, <double*> call.outputs[0].data)
+    cdef int64_t work = 2 * call.inputs[1].size * (call.inputs[2].shape[1] // call.ints[0])
+    for_rows(call, call.inputs[1].shape[0], work, backward_rows)
 
 
 KERNELS = {
-    "ffm": PyCapsule_New(<void*> ffm, b"mlayers_kernel", NULL),
-    "ffm_grad": PyCapsule_New(<void*> ffm_grad, b"mlayers_kernel", NULL),
+    "ffm": exported(ffm, ffm_shapes),
+    "ffm_grad": exported(ffm_grad, ffm_grad_shapes),
 }

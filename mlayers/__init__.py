@@ -7,19 +7,39 @@ The array operations are here (`mlayers.ffm`, …), the Keras layers in `mlayers
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 from mlayers import ops
+from mlayers.bridges import _after_import, native
 from mlayers.dispatch.config import use_kernels
 from mlayers.show_config import show_config
+from mlayers.threads import (
+    get_num_threads,
+    register_with_threadpoolctl,
+    set_num_threads,
+)
 
 __version__ = version("mlayers")
 
 _LOADED_ON_USE = ("activations", "layers", "monolith")  # they import Keras
 
-__all__ = ["ops", "show_config", "use_kernels", *_LOADED_ON_USE, *ops.__all__]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "get_num_threads",
+    "ops",
+    "set_num_threads",
+    "show_config",
+    "use_kernels",
+    *_LOADED_ON_USE,
+    *ops.__all__,
+]
+
+# What is stored elsewhere names these ops, and must find them whichever package is imported first.
+for _framework in ("tensorflow", "torch"):
+    _after_import.call(_framework, partial(native.load_only, _framework))
+_after_import.call("threadpoolctl", register_with_threadpoolctl)
 
 globals().update({name: getattr(ops, name) for name in ops.__all__})
 

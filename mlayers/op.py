@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,16 +17,27 @@ class Attribute(Protocol):
     def name(self) -> str:
         """The argument's name."""
 
+    @property
+    def kind(self) -> str:
+        """What a kernel receives: `"int"`, `"float"` or `"int[]"`."""
+
     def check(self, op: str, value: Any) -> Any:
         """Return `value` in its one hashable form, or raise ValueError or TypeError."""
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        """`value` as integers and reals for the C struct of cython_cpu/call.h."""
+    def encode(self, value: Any) -> Any:
+        """A checked value as an int, a float or a tuple of ints."""
+
+    def decode(self, code: Any) -> Any:
+        """The value that `encode` made into `code`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Op:
     """An op: its arguments, its shapes, and its formula twice.
+
+    `axes` names the axes of inputs and outputs, as in einsum: `"bl,br->bo"`. Along `b` rows are
+    independent, so a bridge may split a batch over devices or fold more axes into it; an output
+    without `b` is a sum over the batch. `"..."` is any shape, element by element.
 
     `reference` is the formula at its plainest, in NumPy, evaluated in float64: the oracle.
     `composition` is the formula in array operations that NumPy and keras.ops share; its first
@@ -40,15 +51,38 @@ class Op:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: tuple[Attribute, ...]
+    axes: str
     shapes: Callable[..., tuple[Shape, ...]]  # (input shapes, **attributes) -> output shapes
     reference: Callable[..., Any]
     composition: Callable[..., Any]
     gradient: Op | None = None
 
+    def __repr__(self) -> str:
+        return self.name
+
     @property
     def module(self) -> str:
         """The name the op goes by in its four rooms: ffm and ffm_grad both live in `ffm`."""
         return self.name.removesuffix("_grad")
+
+    @property
+    def input_axes(self) -> list[str]:
+        """The axes of each input, such as `["bl", "br"]`."""
+        return self.axes.split("->")[0].split(",")
+
+    @property
+    def output_axes(self) -> list[str]:
+        """The axes of each output, such as `["bo"]`."""
+        return self.axes.split("->")[1].split(",")
+
+    def folds(self, mapped: Sequence[bool]) -> bool:
+        """Whether one more leading axis of the inputs that are `mapped` can join the batch."""
+        if self.input_axes[0] == "...":
+            return True
+        inputs = zip(self.input_axes, mapped, strict=True)
+        return all(axes.startswith("b") for axes in self.output_axes) and all(
+            axes.startswith("b") for axes, is_mapped in inputs if is_mapped
+        )
 
     def named(self, values: Sequence[Any]) -> dict[str, Any]:
         """Attribute values by name."""
@@ -56,11 +90,26 @@ class Op:
 
     def encode(self, values: Sequence[Any]) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Attribute values as a kernel receives them: scalars in declared order, lists last."""
-        scalars: list[int] = []
-        lists: list[int] = []
-        reals: list[float] = []
-        for attribute, value in zip(self.attributes, values, strict=True):
-            ints, floats = attribute.encode(value)
-            (lists if isinstance(value, tuple) else scalars).extend(ints)
-            reals.extend(floats)
-        return tuple(scalars + lists), tuple(reals)
+        codes = [(a.kind, a.encode(v)) for a, v in zip(self.attributes, values, strict=True)]
+        ints = [code for kind, code in codes if kind == "int"]
+        lists = [number for kind, code in codes if kind == "int[]" for number in code]
+        return (*ints, *lists), tuple(code for kind, code in codes if kind == "float")
+
+    def decode(self, ints: Sequence[int], floats: Sequence[float]) -> tuple[Any, ...]:
+        """The attribute values that `encode` made into `ints` and `floats`."""
+        scalars = sum(attribute.kind == "int" for attribute in self.attributes)
+        codes: dict[str, Iterator[Any]] = {
+            "int": iter(ints[:scalars]),
+            "float": iter(floats),
+            "int[]": iter([tuple(ints[scalars:])]),
+        }
+        return tuple(a.decode(next(codes[a.kind])) for a in self.attributes)
+
+
+OPS: dict[str, Op] = {}  # every declared op by name
+
+
+def declare(op: Op) -> Op:
+    """Enter an op into `OPS`, where bridges, tests and saved models find it."""
+    OPS[op.name] = op
+    return op

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from mlayers.bridges import native
+from mlayers.cython_cpu import core
 from mlayers.dispatch.config import chosen_path
 
 _PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
@@ -42,10 +43,7 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
         "cpu kernels": _cpu_kernels(),
         "cuda kernels": "off: this version has none; CuPy arrays are refused",
         "keras backend": _keras_backend(),
-        "bridges": dict.fromkeys(
-            ("jax", "tensorflow", "torch"),
-            "composition: ops on tensors are composed of keras.ops and compiled by the framework",
-        ),
+        "bridges": {framework: native.state(framework) for framework in native.FRAMEWORKS},
     }
     if mode == "dict":
         return config
@@ -68,14 +66,13 @@ def _versions() -> dict[str, str]:
 
 def _cpu_kernels() -> dict[str, Any]:
     try:
-        call = import_module("mlayers.cython_cpu._call")
+        call = core()
     except ImportError as error:
         return {"state": f"off: {error}"}
     return {
         "state": "on",
         "machine": f"{platform.machine()} baseline instructions",
-        "openmp": "on" if call.openmp else "off: the compiler that built this wheel had none",
-        "threads": call.thread_count(),
+        "threads": call.get_num_threads(),
     }
 
 

@@ -83,7 +83,7 @@ def test_show_config_tells_what_is_on_and_why_not(capsys):
     assert set(config["bridges"]) == {"jax", "tensorflow", "torch"}
     assert mlayers.show_config() is None
     printed = capsys.readouterr().out
-    assert "cpu kernels openmp" in printed
+    assert "cpu kernels threads" in printed
     assert f"versions numpy               {np.__version__}" in printed
     with pytest.raises(ValueError, match="'mode' must be 'print' or 'dict'"):
         mlayers.show_config(mode="json")

@@ -29,21 +29,40 @@ _functions: dict[tuple[str, tuple[Any, ...]], Callable[..., Any]] = {}
 
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Compute `op` on checked tensors or variables; differentiable, under every transformation."""
-    tensors = [_tensor(t) for t in tensors]
+    """Compute `op` on checked tensors; differentiable, under every transformation."""
     if op.gradient is None:
-        return _compose(op, tensors, values)
+        return compose(op, tensors, values)
     key = (op.name, values)
     if key not in _functions:
         _functions[key] = _with_gradient(op, values)
     return (_functions[key](*tensors),)
 
 
-def _tensor(array: Any) -> Any:
+def tensor_of(array: Any) -> Any:
     """A variable's value, in the dtype the layer around it computes in; a tensor as it is."""
     if isinstance(array, keras.Variable):
         array = array.value
-    return array.read_value() if hasattr(array, "read_value") else array  # a tf.Variable
+    # A tf.Variable has it. Asked of the type, because a tf.Tensor takes 1 µs to say no.
+    return array.read_value() if hasattr(type(array), "read_value") else array
+
+
+def widened(tensor: Any) -> Any:
+    """A half type in float32, in which it is computed and so accumulated; others as they are."""
+    half = keras.backend.standardize_dtype(tensor.dtype) in ("float16", "bfloat16")
+    return keras.ops.cast(tensor, "float32") if half else tensor
+
+
+def narrowed(results: Sequence[Any], like: Any) -> tuple[Any, ...]:
+    """Results in the dtype of `like`, the tensor that was given."""
+    dtype = keras.backend.standardize_dtype(like.dtype)
+    return tuple(keras.ops.cast(result, dtype) for result in results)
+
+
+def compose(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The formula itself, with the gradient that the framework derives from it."""
+    wide = [widened(tensor) for tensor in tensors]
+    result = op.composition(keras.ops, *wide, **op.named(values))
+    return narrowed(result if len(op.outputs) > 1 else (result,), tensors[0])
 
 
 def _with_gradient(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:
@@ -58,20 +77,10 @@ def _with_gradient(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:
             saved = inputs if upstream is None else args
             named = dict(zip(op.inputs, saved, strict=True))
             named["grad"] = args[0] if upstream is None else upstream
-            return _compose(gradient, [named[name] for name in gradient.inputs], values)
+            return compose(gradient, [named[name] for name in gradient.inputs], values)
 
-        (output,) = _compose(op, inputs, values)
+        (output,) = compose(op, inputs, values)
         return output, grad
 
     decorated: Callable[..., Any] = keras.ops.custom_gradient(function)
     return decorated
-
-
-def _compose(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The formula itself: half types are computed, and so accumulated, in float32."""
-    dtype = keras.backend.standardize_dtype(tensors[0].dtype)
-    if dtype in ("float16", "bfloat16"):
-        tensors = [keras.ops.cast(t, "float32") for t in tensors]
-    result = op.composition(keras.ops, *tensors, **op.named(values))
-    results = result if len(op.outputs) > 1 else (result,)
-    return tuple(keras.ops.cast(r, dtype) for r in results)

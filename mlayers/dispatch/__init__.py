@@ -2,7 +2,8 @@
 """From a checked call to whoever computes it.
 
     NumPy array               -> cpu.py: cython_cpu/, the reference, or the composition
-    TensorFlow, JAX, torch    -> bridges/: into the framework's own graph
+    TensorFlow, JAX, torch    -> bridges/: the kernels inside the framework's own graph, or the
+                                 composition, in the framework's own operations
 
 Nothing is checked here, the front door (mlayers/ops) has; nothing is imported before it is needed.
 """
@@ -16,7 +17,7 @@ from mlayers.dispatch import cpu
 from mlayers.dispatch.config import chosen_path
 from mlayers.op import Op, Shape
 
-BRIDGED = ("composition",)
+BRIDGED = ("cython", "composition")
 
 
 def run(
@@ -42,15 +43,31 @@ def run(
     """
     paths = cpu.PATHS if library == "numpy" else BRIDGED
     path = chosen_path()
-    if path == "auto":
-        path = paths[0]
-    elif path not in paths:
+    if path != "auto" and path not in paths:
         raise RuntimeError(
             f"{op.name}: the path '{path}' is forced, but {library} arrays can take only "
             f"{', '.join(paths)}. Change MLAYERS_KERNELS or mlayers.use_kernels(...)."
         )
     if library == "numpy":
-        return cpu.run(op, path, arrays, values, shapes, out)
-    from mlayers.bridges import composition
+        return cpu.run(op, paths[0] if path == "auto" else path, arrays, values, shapes, out)
+    return _run_bridged(op, library, arrays, tuple(values), path)
 
-    return composition.run(op, arrays, tuple(values))
+
+def _run_bridged(
+    op: Op, library: str, arrays: Sequence[Any], values: tuple[Any, ...], path: str
+) -> tuple[Any, ...]:
+    from mlayers.bridges import composition, native
+
+    tensors = [composition.tensor_of(array) for array in arrays]
+    if path == "composition":
+        return composition.run(op, tensors, values)
+    bridge = native.bridge(library)
+    if bridge is not None and bridge.serves(op, tensors):
+        return tuple(bridge.run(op, tensors, values))
+    if path == "auto":
+        return composition.run(op, tensors, values)
+    wide = [composition.widened(tensor) for tensor in tensors]  # kernels have no half types
+    if bridge is None or not bridge.serves(op, wide):
+        why = f"{library} has no kernel for these tensors" if bridge else native.why_not(library)
+        raise RuntimeError(f"{op.name}: the path 'cython' is forced, but {why}.")
+    return composition.narrowed(bridge.run(op, wide, values), tensors[0])

@@ -4,32 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlayers.cython_cpu import core
 from mlayers.dispatch import numpy_ops
 from mlayers.op import Op, Shape
 
 PATHS = ("cython", "reference", "composition")
 
 Array = np.ndarray[Any, Any]
-
-
-@cache
-def _kernel(op: Op) -> tuple[Callable[..., None], Any]:
-    try:
-        call = import_module("mlayers.cython_cpu._call")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{op.name}: no compiled kernels beside {Path(__file__).parents[1]}. A source tree has "
-            "none: install it with 'pip install -e .', or run from another folder."
-        ) from error
-    module = import_module(f"mlayers.cython_cpu.{op.module}")
-    return call.run, module.KERNELS[op.name]
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -84,8 +69,7 @@ def _run_kernel(
         out[i] if out is not None and _usable(out[i], dtype, arrays) else np.empty(shape, dtype)
         for i, shape in enumerate(shapes)
     )
-    run_kernel, kernel = _kernel(op)
-    run_kernel(kernel, inputs, outputs, *op.encode(values))
+    core().run(op.name, inputs, outputs, *op.encode(values))
     return outputs
 
 

@@ -29,6 +29,7 @@ class PositiveInt:
     """An integer of at least 1."""
 
     name: str
+    kind = "int"
 
     def check(self, op: str, value: Any) -> int:
         number = _as_int(value)
@@ -38,8 +39,11 @@ class PositiveInt:
             raise value_error(op, f"'{self.name}' must be at least 1", **{self.name: value})
         return number
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        return [value], []
+    def encode(self, value: int) -> int:
+        return value
+
+    def decode(self, code: int) -> int:
+        return code
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Choice:
 
     name: str
     words: tuple[str, ...]
+    kind = "int"
 
     def check(self, op: str, value: Any) -> str:
         if not isinstance(value, str) or value not in self.words:
@@ -55,8 +60,11 @@ class Choice:
             raise value_error(op, f"'{self.name}' must be {words}", **{self.name: value})
         return value
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        return [self.words.index(value)], []
+    def encode(self, value: str) -> int:
+        return self.words.index(value)
+
+    def decode(self, code: int) -> str:
+        return self.words[code]
 
 
 @dataclass(frozen=True)
@@ -64,14 +72,18 @@ class Flag:
     """True or False."""
 
     name: str
+    kind = "int"
 
     def check(self, op: str, value: Any) -> bool:
         if type(value).__name__ not in ("bool", "bool_"):  # Python's and NumPy's
             raise type_error(op, f"'{self.name}' must be True or False", **{self.name: value})
         return bool(value)
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        return [int(value)], []
+    def encode(self, value: bool) -> int:
+        return int(value)
+
+    def decode(self, code: int) -> bool:
+        return bool(code)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class FiniteFloat:
     """A real number, neither infinite nor NaN."""
 
     name: str
+    kind = "float"
 
     def check(self, op: str, value: Any) -> float:
         if not isinstance(value, float | int | np.floating | np.integer) or isinstance(value, bool):
@@ -91,8 +104,11 @@ class FiniteFloat:
             raise value_error(op, f"'{self.name}' must be finite", **{self.name: value})
         return number
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        return [], [value]
+    def encode(self, value: float) -> float:
+        return value
+
+    def decode(self, code: float) -> float:
+        return code
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ class Sizes:
     """A sequence of at least one integer, none negative."""
 
     name: str
+    kind = "int[]"
 
     def check(self, op: str, value: Any) -> tuple[int, ...]:
         if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
@@ -116,5 +133,8 @@ class Sizes:
             raise value_error(op, f"'{self.name}' must have no negative size", **{self.name: value})
         return sizes
 
-    def encode(self, value: Any) -> tuple[list[int], list[float]]:
-        return list(value), []
+    def encode(self, value: tuple[int, ...]) -> tuple[int, ...]:
+        return value
+
+    def decode(self, code: tuple[int, ...]) -> tuple[int, ...]:
+        return code

@@ -18,14 +18,6 @@ from mlayers.ops._errors import shape_error, type_error, value_error
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
-OPS: dict[str, Op] = {}  # every declared op by name
-
-
-def declare(op: Op) -> Op:
-    """Enter an op into `OPS`, from which tests and saved models find it."""
-    OPS[op.name] = op
-    return op
-
 
 def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) -> Any:
     """Check the arguments of `op` and compute it.
@@ -33,10 +25,7 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     Returns:
         One array, or a tuple of them where the op has several outputs.
     """
-    checked = tuple(
-        attribute.check(op.name, value)
-        for attribute, value in zip(op.attributes, values, strict=True)
-    )
+    checked = tuple([a.check(op.name, v) for a, v in zip(op.attributes, values, strict=True)])
     library = _check_library(op, arrays)
     _check_dtypes(op, arrays)
     shapes = output_shapes(op, [shape_of(array) for array in arrays], checked)
@@ -51,21 +40,47 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     return results if len(op.outputs) > 1 else results[0]
 
 
+# TensorFlow's autograph would rewrite all that is called from here, for 6 ms per call traced. This
+# is its mark of a function that it need not touch.
+vars(call)["autograph_info__"] = {}
+
+
 def output_shapes(
     op: Op, shapes: Sequence[Shape | None], values: Sequence[Any]
 ) -> tuple[Shape, ...]:
     """The shapes of the outputs; raises where the inputs' shapes break the op's rules."""
-    for name, shape in zip(op.inputs, shapes, strict=True):
-        if shape is None:
-            raise value_error(op.name, f"'{name}' must have a known rank", **{name: "unknown rank"})
-    return op.shapes(*shapes, **op.named(values))
+    if None in shapes:
+        name = op.inputs[shapes.index(None)]
+        raise value_error(op.name, f"'{name}' must have a known rank", **{name: "unknown rank"})
+    return op.shapes(*shapes, *values)
 
 
 def _check_library(op: Op, arrays: Sequence[Any]) -> str:
     """All arrays belong to one library that can be served here; its name."""
+    libraries = [library_of(array) for array in arrays]
+    library = libraries[0]
+    if library is None or not _is_served(library) or libraries.count(library) < len(libraries):
+        library = _check_libraries(op, arrays, dict(zip(op.inputs, libraries, strict=True)))
+    if library not in ("numpy", "tensorflow"):  # which move arrays as they need
+        _check_device(op, arrays)
+    return library
+
+
+def _is_served(library: str) -> bool:
+    """Whether arrays that are all of this library need no further look: the usual case."""
+    return library == "numpy" or (library in FRAMEWORKS and library == _active_backend())
+
+
+def _active_backend() -> str:
+    import keras
+
+    return str(keras.backend.backend())
+
+
+def _check_libraries(op: Op, arrays: Sequence[Any], found: dict[str, str | None]) -> str:
+    """The one library that serves arrays of these libraries."""
     libraries = {}
-    for name, array in zip(op.inputs, arrays, strict=True):
-        library = library_of(array)
+    for (name, library), array in zip(found.items(), arrays, strict=True):
         if library is None:
             raise type_error(
                 op.name,
@@ -84,15 +99,12 @@ def _check_library(op: Op, arrays: Sequence[Any]) -> str:
         names = " and ".join(f"'{name}'" for name in libraries)
         raise type_error(op.name, f"{names} must be arrays of one library", **libraries)
     (library,) = kinds
-    _check_device(op, arrays)
     return library
 
 
 def _check_backend(op: Op, libraries: dict[str, str]) -> set[str]:
     """Tensors must be the active Keras backend's, as variables are; returns the libraries left."""
-    import keras
-
-    active = keras.backend.backend()
+    active = _active_backend()
     for name, library in libraries.items():
         if library in FRAMEWORKS and library != active:
             raise type_error(
@@ -109,22 +121,24 @@ def _check_backend(op: Op, libraries: dict[str, str]) -> set[str]:
 def _check_device(op: Op, arrays: Sequence[Any]) -> None:
     devices = [device_of(array) for array in arrays]
     placed = [device for device in devices if device is not None]
-    if any(device != placed[0] for device in placed[1:]):
+    if placed and placed.count(placed[0]) < len(placed):
         names = " and ".join(f"'{name}'" for name in op.inputs)
         received = {n: str(d) for n, d in zip(op.inputs, devices, strict=True)}
         raise type_error(op.name, f"{names} must be on one device", **received)
 
 
 def _check_dtypes(op: Op, arrays: Sequence[Any]) -> None:
-    dtypes = {name: dtype_name(array) for name, array in zip(op.inputs, arrays, strict=True)}
+    found = [dtype_name(array) for array in arrays]
+    if found[0] in DTYPES and found.count(found[0]) == len(found):
+        return  # the usual case
+    dtypes = dict(zip(op.inputs, found, strict=True))
     for name, dtype in dtypes.items():
         if dtype not in DTYPES:
             rule = f"'{name}' must have dtype {', '.join(DTYPES[:-1])} or {DTYPES[-1]}"
             raise type_error(op.name, rule, **{f"{name}.dtype": dtype})
-    if len(set(dtypes.values())) > 1:
-        names = " and ".join(f"'{name}'" for name in dtypes)
-        received = {f"{name}.dtype": dtype for name, dtype in dtypes.items()}
-        raise type_error(op.name, f"{names} must have the same dtype", **received)
+    names = " and ".join(f"'{name}'" for name in dtypes)
+    received = {f"{name}.dtype": dtype for name, dtype in dtypes.items()}
+    raise type_error(op.name, f"{names} must have the same dtype", **received)
 
 
 def _check_out(

@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 
-from mlayers.op import Op, Shape
-from mlayers.ops._front_door import OPS, call, output_shapes
+from mlayers.op import OPS, Op, Shape
+from mlayers.ops._front_door import call, output_shapes
 
 
 def record(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> Any:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.op import Op, Shape
+from mlayers.op import Op, Shape, declare
 from mlayers.ops._attributes import Flag, Sizes
 from mlayers.ops._errors import shape_error
-from mlayers.ops._front_door import call, declare
+from mlayers.ops._front_door import call
 from mlayers.ops._shapes import check_grad, check_rank_2
 
 __all__ = ["feature_insight", "feature_insight_grad"]
@@ -215,6 +215,7 @@ _FEATURE_INSIGHT_GRAD = declare(
         inputs=("grad", "input_embedding", "weight"),
         outputs=("input_embedding_grad", "weight_grad"),
         attributes=_ATTRIBUTES,
+        axes="bo,bn,nk->bn,nk",
         shapes=_grad_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
@@ -227,6 +228,7 @@ _FEATURE_INSIGHT = declare(
         inputs=("input_embedding", "weight"),
         outputs=("out",),
         attributes=_ATTRIBUTES,
+        axes="bn,nk->bo",
         shapes=_shapes,
         reference=_reference,
         composition=_composition,

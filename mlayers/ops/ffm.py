@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.op import Op, Shape
+from mlayers.op import Op, Shape, declare
 from mlayers.ops._attributes import Choice, PositiveInt
 from mlayers.ops._errors import shape_error
-from mlayers.ops._front_door import call, declare
+from mlayers.ops._front_door import call
 from mlayers.ops._shapes import check_grad, check_rank_2, check_same_batch
 
 __all__ = ["ffm", "ffm_grad"]
@@ -159,6 +159,7 @@ _FFM_GRAD = declare(
         inputs=("grad", "left", "right"),
         outputs=("left_grad", "right_grad"),
         attributes=_ATTRIBUTES,
+        axes="bo,bl,br->bl,br",
         shapes=_grad_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
@@ -171,6 +172,7 @@ _FFM = declare(
         inputs=("left", "right"),
         outputs=("out",),
         attributes=_ATTRIBUTES,
+        axes="bl,br->bo",
         shapes=_shapes,
         reference=_reference,
         composition=_composition,

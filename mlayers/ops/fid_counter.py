@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.op import Op, Shape
+from mlayers.op import Op, Shape, declare
 from mlayers.ops._attributes import FiniteFloat
-from mlayers.ops._front_door import call, declare
+from mlayers.ops._front_door import call
 
 __all__ = ["fid_counter", "fid_counter_grad"]
 
@@ -108,6 +108,7 @@ _FID_COUNTER_GRAD = declare(
         inputs=("counter",),
         outputs=("counter_grad",),
         attributes=_ATTRIBUTES,
+        axes="...->...",
         shapes=_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
@@ -120,6 +121,7 @@ _FID_COUNTER = declare(
         inputs=("counter",),
         outputs=("out",),
         attributes=_ATTRIBUTES,
+        axes="...->...",
         shapes=_shapes,
         reference=_reference,
         composition=_composition,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.op import Op, Shape
-from mlayers.ops._front_door import call, declare
+from mlayers.op import Op, Shape, declare
+from mlayers.ops._front_door import call
 from mlayers.ops._shapes import check_grad, check_same_shape
 
 __all__ = ["lhuc_gate", "lhuc_gate_grad"]
@@ -107,6 +107,7 @@ _LHUC_GATE_GRAD = declare(
         inputs=("grad", "hidden", "logits"),
         outputs=("hidden_grad", "logits_grad"),
         attributes=(),
+        axes="...,...,...->...,...",
         shapes=_grad_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
@@ -119,6 +120,7 @@ _LHUC_GATE = declare(
         inputs=("hidden", "logits"),
         outputs=("out",),
         attributes=(),
+        axes="...,...->...",
         shapes=_shapes,
         reference=_reference,
         composition=_composition,

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from mlayers.cython_cpu import core
 
 import mlayers
+from mlayers.op import OPS, Op
 from support.op_examples import DTYPES, TOLERANCE, Bad, Example
 
 
@@ -166,9 +169,52 @@ class ArrayChecks:
                 type(self).function(**{**self.good, **bad.changes})
             assert bad.words in str(caught.value)
 
+    def test_kernel_knows_the_shapes(self, example):
+        """The kernel's own rule, which guards calls in compiled graphs, is the front door's."""
+        for size in (0, 1, 5):
+            for fn, arrays in self.calls(example.with_batch(size)):
+                op = OPS[fn.__name__]
+                shapes = tuple(a.shape for a in arrays)
+                values = self.checked(op, example.attributes)
+                expected = op.shapes(*shapes, **op.named(values))
+                assert core().output_shapes(op.name, shapes, *op.encode(values)) == expected
+                # One axis more, one column or row more or less: refused alike.
+                for i, shape in enumerate(shapes):
+                    for wrong in wrong_shapes(shape):
+                        changed = (*shapes[:i], wrong, *shapes[i + 1 :])
+                        found = core().output_shapes(op.name, changed, *op.encode(values))
+                        try:
+                            expected = op.shapes(*changed, **op.named(values))
+                        except ValueError:
+                            expected = None
+                        assert found == expected, changed
+
+    def test_kernel_refuses_too_few_arguments(self, example):
+        for fn, arrays in self.calls(example):
+            op = OPS[fn.__name__]
+            ints, floats = op.encode(self.checked(op, example.attributes))
+            shapes = tuple(a.shape for a in arrays)
+            assert core().output_shapes(op.name, shapes[1:], ints, floats) is None
+            assert core().output_shapes(op.name, shapes, ints, (*floats, 1.0)) is None
+
+    def checked(self, op: Op, attributes: dict[str, Any]) -> tuple[Any, ...]:
+        defaults = inspect.signature(type(self).function).parameters
+        return tuple(
+            a.check(op.name, attributes.get(a.name, defaults[a.name].default))
+            for a in op.attributes
+        )
+
     @classmethod
     def name(cls) -> str:
         return cls.function.__name__
+
+
+def wrong_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes near a right one, some of which may be right too."""
+    near = [(*shape, 1), shape[1:]]
+    for axis, size in enumerate(shape):
+        near += [(*shape[:axis], s, *shape[axis + 1 :]) for s in (size - 1, size + 1) if s >= 0]
+    return near
 
 
 def laid_out(array: np.ndarray, layout: str) -> np.ndarray:

@@ -250,15 +250,20 @@ class TensorChecks(ArrayChecks):
         with pytest.raises(TypeError, match="must be arrays of one library"):
             type(self).function(arrays[0], to_tensor(arrays[1]), **example.attributes)
 
-    def test_forced_paths(self, backend, example):
-        arrays = example.arrays()
-        expected = reference(type(self).function, arrays, **example.attributes)
-        tensors = [to_tensor(a) for a in arrays]
-        with mlayers.use_kernels("composition"):
-            found = type(self).function(*tensors, **example.attributes)
-        check_results(to_array(found), expected, "float32")
+    @pytest.mark.parametrize("path", ["cython", "composition"])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_forced_paths(self, backend, example, dtype, path):
+        """The kernels serve every dtype when they are asked to: half types are widened for them."""
+        for fn, arrays in self.calls(example, dtype):
+            expected = reference(fn, arrays, **example.attributes)
+            with dtype_allowed(dtype), mlayers.use_kernels(path):
+                found = as_tuple(fn(*map(to_tensor, arrays), **example.attributes))
+                check_results(tuple(map(to_array, found)), expected, dtype)
+
+    def test_path_that_cannot_serve(self, backend, example):
+        tensors = [to_tensor(a) for a in example.arrays()]
         with (
-            mlayers.use_kernels("cython"),
-            pytest.raises(RuntimeError, match="the path 'cython' is forced"),
+            mlayers.use_kernels("reference"),
+            pytest.raises(RuntimeError, match="the path 'reference' is forced"),
         ):
             type(self).function(*tensors, **example.attributes)

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The one thread pool of a process, shared by NumPy calls and by every bridge. Included by _call.pyx
+ * alone, so that there is one.
+ *
+ * Its threads never spin: a framework's own pool wants the cores between our calls, and a spinning
+ * team beside it costs milliseconds. The caller works too, and never waits for a thread that has not
+ * begun, so that calls from many threads at once cannot starve one another.
+ *
+ *   caller                                   worker
+ *   put the job on the list, wake workers    sleep until there is a job; join it
+ *   take chunks until none is left           take chunks until none is left
+ *   take the job off, wait for those inside  leave; the last one out wakes the caller
+ */
+#ifndef MLAYERS_POOL_H
+#define MLAYERS_POOL_H
+
+#include <pthread.h>
+#include <signal.h>
+
+#include "call.h"
+
+#define MLAYERS_CHUNKS_PER_THREAD 4 /* so that a thread that comes late still finds work */
+#define MLAYERS_MAX_THREADS 1024
+
+/* How many threads a call may use, the caller among them. Visible, for threadpoolctl. */
+static int mlayers_threads = 1;
+
+__attribute__((visibility("default"))) int mlayers_get_num_threads(void) {
+    return __atomic_load_n(&mlayers_threads, __ATOMIC_RELAXED);
+}
+
+__attribute__((visibility("default"))) void mlayers_set_num_threads(int threads) {
+    if (threads < 1) threads = 1;
+    if (threads > MLAYERS_MAX_THREADS) threads = MLAYERS_MAX_THREADS;
+    __atomic_store_n(&mlayers_threads, threads, __ATOMIC_RELAXED);
+}
+
+typedef struct mlayers_job {
+    const mlayers_call *call;
+    mlayers_body body;
+    int64_t rows, chunks;
+    int64_t next;    /* the next chunk nobody has taken; atomic */
+    int inside;      /* workers that joined and have not left; under the lock */
+    int may_join;    /* how many more may; under the lock */
+    struct mlayers_job *link;
+} mlayers_job;
+
+static pthread_mutex_t mlayers_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t mlayers_work = PTHREAD_COND_INITIALIZER; /* a job is on the list */
+static pthread_cond_t mlayers_left = PTHREAD_COND_INITIALIZER; /* somebody left a job */
+static mlayers_job *mlayers_jobs = NULL;                       /* under the lock */
+static int mlayers_workers = 0;                                /* under the lock */
+static int mlayers_atfork_done = 0;                            /* under the lock */
+
+static void mlayers_take_chunks(mlayers_job *job) {
+    int64_t i;
+    while ((i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->chunks)
+        job->body(job->call, job->rows * i / job->chunks, job->rows * (i + 1) / job->chunks);
+}
+
+static int mlayers_has_work(const mlayers_job *job) {
+    return job->may_join > 0 && __atomic_load_n(&job->next, __ATOMIC_RELAXED) < job->chunks;
+}
+
+static void *mlayers_worker(void *unused) {
+    (void)unused;
+    pthread_mutex_lock(&mlayers_lock);
+    for (;;) {
+        mlayers_job *job = mlayers_jobs;
+        while (job && !mlayers_has_work(job)) job = job->link;
+        if (!job) {
+            pthread_cond_wait(&mlayers_work, &mlayers_lock);
+            continue;
+        }
+        job->may_join--;
+        job->inside++;
+        pthread_mutex_unlock(&mlayers_lock);
+        mlayers_take_chunks(job);
+        pthread_mutex_lock(&mlayers_lock);
+        if (--job->inside == 0) pthread_cond_broadcast(&mlayers_left);
+    }
+    return NULL;
+}
+
+/* Threads do not survive fork(), nor may the lock stay with one of them: the child starts anew. */
+static void mlayers_after_fork(void) {
+    pthread_mutex_init(&mlayers_lock, NULL);
+    pthread_cond_init(&mlayers_work, NULL);
+    pthread_cond_init(&mlayers_left, NULL);
+    mlayers_jobs = NULL;
+    mlayers_workers = 0;
+}
+
+/* Under the lock: as many workers as wanted, or as many as the system will give. */
+static void mlayers_hire(int wanted) {
+    sigset_t all, before;
+    if (!mlayers_atfork_done) {
+        mlayers_atfork_done = 1;
+        pthread_atfork(NULL, NULL, mlayers_after_fork);
+    }
+    if (mlayers_workers >= wanted) return;
+    sigfillset(&all); /* signals are for the program's own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (mlayers_workers < wanted) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, mlayers_worker, NULL)) break;
+        pthread_detach(thread);
+        mlayers_workers++;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void mlayers_parallel(const mlayers_call *call, int64_t rows, mlayers_body body) {
+    int64_t chunks = (int64_t)call->threads * MLAYERS_CHUNKS_PER_THREAD;
+    int helpers = call->threads - 1;
+    mlayers_job job = {call, body, rows, chunks < rows ? chunks : rows, 0, 0, 0, NULL};
+    mlayers_job **link;
+    if (rows < 2 || helpers < 1) {
+        body(call, 0, rows);
+        return;
+    }
+    if (helpers >= rows) helpers = (int)rows - 1;
+    job.may_join = helpers;
+    pthread_mutex_lock(&mlayers_lock);
+    mlayers_hire(helpers);
+    job.link = mlayers_jobs;
+    mlayers_jobs = &job;
+    if (helpers == 1)
+        pthread_cond_signal(&mlayers_work);
+    else
+        pthread_cond_broadcast(&mlayers_work);
+    pthread_mutex_unlock(&mlayers_lock);
+
+    mlayers_take_chunks(&job);
+
+    pthread_mutex_lock(&mlayers_lock);
+    for (link = &mlayers_jobs; *link != &job; link = &(*link)->link) {
+    }
+    *link = job.link;
+    while (job.inside > 0) pthread_cond_wait(&mlayers_left, &mlayers_lock);
+    pthread_mutex_unlock(&mlayers_lock);
+}
+
+#endif
