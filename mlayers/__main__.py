@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mlayers COMMAND``: train, predict, config. Imports no framework by itself."""
+"""``python -m mlayers COMMAND``: train, predict, bench, config. Imports no framework by itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import mlayers
+from mlayers import bench
 from mlayers.train import cli
 from mlayers.train.errors import CommandError
 
@@ -18,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     cli.add_train(commands)
     cli.add_predict(commands)
+    bench.add_parser(commands)
     config = commands.add_parser(
         "config", help="print versions, kernels and bridges, and why something is off"
     )
