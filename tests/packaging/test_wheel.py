@@ -66,6 +66,7 @@ def test_wheel_holds_mlayers_and_nothing_else(wheel):
     assert {
         "mlayers/py.typed",
         "mlayers/bridges/README.md",
+        *(f"mlayers/bridges/libmlayers_{name}.so.1" for name in ("jax", "tensorflow", "torch")),
         "mlayers/kernels_cu/__init__.py",
     } <= set(names)
 
@@ -78,9 +79,11 @@ def test_sdist_holds_what_a_build_needs(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    needed = {f"cython_cpu/{p.name}" for p in (ROOT / "cython_cpu").glob("*.p[xy]*")}
-    assert needed | {"pyproject.toml", "README.md", "cython_cpu/call.h"} <= names
-    assert not [name for name in names if name.endswith((".so", ".c", ".o"))]
+    needed = {f"cython_cpu/{p.name}" for p in (ROOT / "cython_cpu").glob("*.[hp]*")}
+    needed |= {f"mlayers/bridges/{p.name}" for p in (ROOT / "mlayers/bridges").glob("*.c*")}
+    assert needed | {"pyproject.toml", "README.md"} <= names
+    assert not [name for name in names if name.endswith((".so", ".so.1", ".o"))]
+    assert not [name for name in names if name.startswith("cython_cpu/") and name.endswith(".c")]
 
 
 def test_wheel_works_with_numpy_alone(wheel, tmp_path):
