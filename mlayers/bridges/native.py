@@ -18,6 +18,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -116,8 +117,11 @@ def _load(framework: str) -> Any:
     try:
         module = import_module(f"mlayers.bridges.{framework}")
         module.load()
-        for dtype in DTYPES:
-            module.probe(dtype)
+        # This may be the first call of an op, while a graph is traced, mapped or differentiated.
+        # That is a state of a thread, and a new thread is in none of it.
+        with ThreadPoolExecutor(1) as thread:
+            for dtype in DTYPES:
+                thread.submit(module.probe, dtype).result()
     except _NOT_HERE as error:
         if isinstance(error, Unavailable):
             return str(error)

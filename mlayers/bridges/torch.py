@@ -21,7 +21,6 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,8 @@ from mlayers.bridges import native, torch_rules
 from mlayers.op import OPS, Op
 
 # Kernels get each of these as it is. Other subclasses (DTensor) mean more than their numbers.
-_KINDS = frozenset({torch.Tensor, torch.nn.Parameter, FakeTensor, FunctionalTensor})
-_DTYPES = frozenset({torch.float32, torch.float64})
+_KINDS = (torch.Tensor, torch.nn.Parameter, FakeTensor, FunctionalTensor)
+_DTYPES = (torch.float32, torch.float64)  # tuples, because older torch.compile traces no sets
 _CPU = torch.device("cpu")
 
 _library: Any = None  # the C half
@@ -54,25 +53,19 @@ def load() -> None:
         ctypes.c_char_p, *numbers, ctypes.c_char_p, ctypes.c_size_t
     ]  # fmt: skip
     _namespace = torch.library.Library("mlayers", "FRAGMENT")
-    for op in (native.PROBE, *OPS.values()):
-        _define_once(op)
+    _define(native.PROBE)
+    for name in OPS:
+        _define_once(name)
 
 
 def probe(dtype: str) -> None:
     """Compute `PROBE` through torch; raises Unavailable where the result is wrong."""
-
-    def compute() -> None:
-        x = np.arange(6, dtype=dtype).reshape(2, 3)
-        tensor = torch.from_numpy(x.T.copy()).T.requires_grad_()  # not contiguous
-        (out,) = run(native.PROBE, [tensor], (3,))
-        native.check_probe(out.detach().numpy(), 3, x)
-        (grad,) = torch.autograd.grad(out.sum(), tensor)
-        native.check_probe(grad.numpy(), 3, np.ones_like(x))
-
-    # This may be the first call of an op inside torch.compile, vmap or a fake mode. Those belong to
-    # a thread, and a new one is in none of them.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(compute).result()
+    x = np.arange(6, dtype=dtype).reshape(2, 3)
+    tensor = torch.from_numpy(x.T.copy()).T.requires_grad_()  # not contiguous
+    (out,) = run(native.PROBE, [tensor], (3,))
+    native.check_probe(out.detach().numpy(), 3, x)
+    (grad,) = torch.autograd.grad(out.sum(), tensor)
+    native.check_probe(grad.numpy(), 3, np.ones_like(x))
 
 
 def state() -> str:
@@ -93,7 +86,7 @@ def serves(op: Op, tensors: Sequence[Any]) -> bool:
             return False
     if torch.jit.is_tracing() or (torch.compiler.is_exporting() and _leaves_mlayers()):
         return False
-    return _is_defined(op)
+    return _is_defined(op.name)
 
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -105,16 +98,13 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
 # --- definitions ---
 
 
-def _define_once(op: Op) -> bool:
-    """Make `op` and its gradient torch ops, unless that was tried before; whether `op` is one."""
-    if op.name not in _overloads:
+def _define_once(name: str) -> bool:
+    """Make a declared op a torch op, unless that was tried before; whether it is one."""
+    if name not in _overloads:
         with _lock:
-            if op.name not in _overloads:
-                if op.gradient is not None and not _define_once(op.gradient):
-                    _refuse(op, _refused[op.gradient.name])
-                else:
-                    _define(op)
-    return _overloads[op.name] is not None
+            if name not in _overloads:
+                _define(OPS[name])
+    return _overloads[name] is not None
 
 
 def _exported_for_elsewhere() -> bool:
@@ -123,11 +113,17 @@ def _exported_for_elsewhere() -> bool:
 
 
 # torch.compile calls these while tracing, instead of tracing them, which it cannot.
-_is_defined: Callable[[Op], bool] = torch.compiler.assume_constant_result(_define_once)
+_is_defined: Callable[[str], bool] = torch.compiler.assume_constant_result(_define_once)
 _leaves_mlayers: Callable[[], bool] = torch.compiler.assume_constant_result(_exported_for_elsewhere)
 
 
 def _define(op: Op) -> None:
+    """Make an op and its gradient torch ops, or note why this torch cannot have them."""
+    if op.gradient is not None and op.gradient.name not in _overloads:
+        _define(op.gradient)
+    if op.gradient is not None and _overloads[op.gradient.name] is None:
+        _refuse(op, _refused[op.gradient.name])
+        return
     why = ctypes.create_string_buffer(512)
     kinds = [torch_rules.count(op, kind) for kind in torch_rules.KINDS]
     numbers = [len(op.inputs), *kinds, len(op.outputs)]

@@ -13,6 +13,7 @@ from mlayers.op import Shape
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 
 _library_of_type: dict[type, str | None] = {}
+_name_of_dtype: dict[Any, str] = {}  # of NumPy and JAX: NumPy takes a microsecond to make one
 
 
 def library_of(array: Any) -> str | None:
@@ -54,7 +55,11 @@ def _find_library(array: Any) -> str | None:
 def dtype_name(array: Any) -> str:
     """`float32` and the like, whatever library the array belongs to."""
     dtype = array.dtype
-    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    if not isinstance(dtype, np.dtype):
+        return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
+    if dtype not in _name_of_dtype:
+        _name_of_dtype[dtype] = dtype.name
+    return _name_of_dtype[dtype]
 
 
 def shape_of(array: Any) -> Shape | None:

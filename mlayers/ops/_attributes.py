@@ -94,7 +94,7 @@ class FiniteFloat:
     kind = "float"
 
     def check(self, op: str, value: Any) -> float:
-        if not isinstance(value, float | int | np.floating | np.integer) or isinstance(value, bool):
+        if not isinstance(value, (float, int, np.floating, np.integer)) or isinstance(value, bool):
             raise type_error(op, f"'{self.name}' must be a real number", **{self.name: value})
         try:
             number = float(value)
@@ -119,7 +119,7 @@ class Sizes:
     kind = "int[]"
 
     def check(self, op: str, value: Any) -> tuple[int, ...]:
-        if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
+        if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
             raise type_error(op, f"'{self.name}' must be a list of integers", **{self.name: value})
         numbers = tuple(_as_int(v) for v in value)
         sizes = tuple(n for n in numbers if n is not None)

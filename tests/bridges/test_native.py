@@ -2,6 +2,7 @@
 """What the bridges share: where one is missing, the composition serves and the reason is told."""
 
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -54,6 +55,38 @@ def test_bridge_of_the_backend_is_there():
     __import__(BACKEND)
     line = mlayers.show_config(mode="dict")["bridges"][BACKEND]
     assert line.startswith("kernels"), line
+
+
+FIRST_CALLS = {
+    "jax": [
+        "jax.jit(f)(a)",
+        "jax.grad(lambda a: f(a).sum())(a)",
+        "jax.vmap(f)(a[None])",
+        "jax.lax.scan(lambda c, _: (c + f(a).sum(), None), 0.0, None, length=2)",
+    ],
+    "tensorflow": [
+        "tensorflow.function(f)(a)",
+        "tensorflow.function(f, jit_compile=True)(a)",
+        "tensorflow.vectorized_map(f, a[None])",
+        "tensorflow.map_fn(f, a[None])",
+    ],
+}
+
+
+@pytest.mark.parametrize("program", FIRST_CALLS.get(BACKEND, []))
+def test_the_very_first_call_may_be_anywhere(program):
+    """A bridge is loaded and tested outside of whatever is traced, mapped or differentiated."""
+    program = (
+        f"import {BACKEND}, keras, mlayers\n"
+        "a, f = keras.ops.ones((2, 4)), lambda a: mlayers.ffm(a, a, 2)\n"
+        f"{program}\n"
+        "print(mlayers.bridges.native.state(keras.backend.backend()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("kernels on the CPU")
 
 
 @pytest.mark.parametrize("framework", native.FRAMEWORKS)

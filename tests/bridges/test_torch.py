@@ -21,6 +21,7 @@ import mlayers.bridges.torch
 from mlayers import cython_cpu, dispatch
 from mlayers.bridges import native
 from mlayers.op import OPS
+from support.tensors import keras_ops_can_be_traced
 from support.torch_cases import FFM, assert_close, every_case, every_forward, targets
 
 bridge = mlayers.bridges.torch
@@ -29,8 +30,14 @@ bridge = mlayers.bridges.torch
 def test_every_op_is_native():
     assert FFM(*FFM.tensors()).shape
     line = "kernels on the CPU, as torch.ops.mlayers; composition on other devices"
-    assert native.state("torch") == line
-    assert set(OPS) <= {name for name, overload in bridge._overloads.items() if overload}
+    assert native.state("torch").startswith(line)
+    has_lists = {op.name for op in OPS.values() if any(a.kind == "int[]" for a in op.attributes)}
+    # Before 2.10 torch cannot hand a list to a kernel, and the state says so.
+    missing = has_lists if torch.__version__ < torch.torch_version.TorchVersion("2.10") else set()
+    assert set(bridge._refused) == missing
+    assert set(OPS) - missing <= {name for name, op in bridge._overloads.items() if op}
+    for name in missing:
+        assert f"{name} composed: " in native.state("torch")
 
 
 @every_case
@@ -127,6 +134,8 @@ def test_exported_program_holds_the_op(tmp_path, strict):
     torch.export.save(program, tmp_path / "program.pt2")
     larger = [torch.cat([t, t]) for t in FFM.tensors()]
     assert_close(torch.export.load(tmp_path / "program.pt2").module()(*larger), FFM(*larger))
+    if strict and not keras_ops_can_be_traced():
+        return
     with mlayers.use_kernels("composition"):
         composed = torch.export.export(Module(FFM), tuple(FFM.tensors()), strict=strict)
     assert FFM.overload not in targets(composed.graph)
@@ -147,6 +156,8 @@ def test_exported_program_is_served_where_mlayers_is_imported(tmp_path, order):
 
 
 def test_exported_keras_model_runs_without_us(tmp_path):
+    if '"torch"' not in keras.Model.export.__doc__:
+        pytest.skip("this Keras exports no torch programs")
     left, right = keras.Input((8,)), keras.Input((12,))
     model = keras.Model([left, right], mlayers.ffm(left, right, 4))
     model.export(tmp_path / "model.pt2", format="torch", verbose=False)
@@ -207,20 +218,24 @@ def test_half_types_are_composed_unless_forced(case):
         assert case.overload in targets(make_fx(lambda *t: case(*t))(*halves).graph)
 
 
-def test_op_declared_later_and_op_without_a_kernel():
+def test_op_declared_later_and_op_without_a_kernel(monkeypatch):
     core = cython_cpu.core()
     core.register("probe_late", core.PROBE)
     late, missing = (dataclasses.replace(native.PROBE, name=n) for n in ("probe_late", "probe_no"))
     try:
         for op in (late, missing):
+            monkeypatch.setitem(OPS, op.name, op)
 
             def call(x, op=op):
                 return dispatch.run(op, "torch", [x], (3,), [x.shape])[0]
 
             x = torch.ones(2)
+            if op is missing and not keras_ops_can_be_traced():
+                continue
             assert torch.compile(call, fullgraph=True, backend="aot_eager")(x).tolist() == [3, 3]
             assert call(x).tolist() == [3, 3]
         assert bridge.serves(late, [x])
+        assert not bridge.serves(missing, [x])
         assert "probe_no composed: probe_no: there is no kernel" in bridge.state()
     finally:
         bridge._refused.pop("probe_no", None)

@@ -8,6 +8,7 @@ of ops also run where it is not installed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,40 @@ def compiler(
 
     torch.compiler.reset()  # or the same test function, compiled for each example, meets a limit
     return lambda fn: torch.compile(fn, fullgraph=fullgraph, backend=name)
+
+
+@functools.cache
+def keras_ops_can_be_traced() -> bool:
+    """Whether torch.compile can trace keras.ops whole, of which compositions are made.
+
+    Before torch 2.11 or so it cannot, whoever calls them; the kernels it can.
+    """
+    if os.environ.get("KERAS_BACKEND") != "torch":
+        return True
+    import keras
+    import torch
+
+    probe = torch.compile(lambda x: keras.ops.cast(x, "float64"), fullgraph=True, backend="eager")
+    try:
+        probe(torch.ones(1))
+    except torch._dynamo.exc.Unsupported:
+        return False
+    return True
+
+
+def has_kernel(op: Any, dtype: str) -> bool:
+    """Whether the active backend runs a kernel for this op and dtype by itself."""
+    import keras
+
+    import mlayers
+    from mlayers.bridges import native
+
+    bridge = native.bridge(keras.backend.backend())
+    if bridge is None or mlayers.show_config(mode="dict")["path"] == "composition":
+        return False
+    with dtype_allowed(dtype):
+        tensor = to_tensor(np.ones((1, 1), DTYPES[dtype]))
+        return bool(bridge.serves(op, [tensor] * len(op.inputs)))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import mlayers
-from mlayers.bridges import torch_rules
+from mlayers.bridges import native, torch_rules
 from mlayers.op import OPS, Op
 from support.array_checks import as_tuple
 
@@ -64,8 +64,28 @@ CASES = list(cases())
 FORWARD = [case for case in CASES if case.op.gradient is not None]
 FFM = next(case for case in FORWARD if case.op.name == "ffm")
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-every_forward = pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
+
+def parameters(cases: list[Case]) -> Any:
+    """A test for each case; skipped where this torch cannot have the op, and says why."""
+    bridge = native.bridge("torch")
+    assert bridge is not None, native.why_not("torch")
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(
+                case,
+                id=case.name,
+                marks=pytest.mark.skipif(
+                    case.op.name in bridge._refused, reason=bridge._refused.get(case.op.name, "")
+                ),
+            )
+            for case in cases
+        ],
+    )
+
+
+every_case = parameters(CASES)
+every_forward = parameters(FORWARD)
 
 
 def assert_close(found: Any, expected: Any) -> None:
