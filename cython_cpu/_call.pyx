@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels' common ground: their registry, the thread pool, and the way in for NumPy arrays.
 
-`run` fills `mlayers_call` from buffers, releases the GIL and calls; NumPy is not needed to build it.
-The bridges, which are C, get the same registry and pool as a `mlayers_runtime` (call.h). Knows no op
-by name.
+`run` fills `mlayers_call` from buffers, releases the GIL and calls; NumPy is not needed to build
+it. The bridges, which are C, get the same registry and pool as a `mlayers_runtime` (call.h). Knows
+no op by name.
 """
 from call cimport (
     FLOAT32, FLOAT64, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Runtime, Shapes,

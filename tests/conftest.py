@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pytest --kernels composition` runs the tests as a process does where MLAYERS_KERNELS is set so."""
+"""`pytest --kernels composition` runs the tests as MLAYERS_KERNELS=composition would."""
 
 import os
 

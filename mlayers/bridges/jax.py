@@ -18,7 +18,7 @@ JAX has no public way to learn the platform, or of an export, but a primitive's 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -80,7 +80,7 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
 # --- eager calls and gradients ---
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _function(op: Op, values: tuple[Any, ...]) -> Call:
     """`op` with its attributes closed over, differentiable in reverse mode."""
     gradient = op.gradient

@@ -84,7 +84,7 @@ def _cpu_is_all() -> bool:
     return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _kernel(op: Op, values: tuple[Any, ...]) -> Callable[..., Sequence[Any]]:
     """`MlayersCall` with the attributes of one op, a function of a list of tensors."""
     ints, floats = op.encode(values)
@@ -166,7 +166,7 @@ def _in_graph(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> Sequen
     return results
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _graph_function(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:
     """The Case in a custom gradient: TensorFlow's own would compute that of both branches."""
     branches = (_branch(_native, op, values), _branch(_composed, op, values))
