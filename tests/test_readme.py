@@ -2,6 +2,7 @@
 """What the README and the docstrings show runs as it stands."""
 
 import doctest
+import importlib.util
 import os
 import pkgutil
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mlayers
+from mlayers.bridges.native import FRAMEWORKS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -44,6 +46,9 @@ def test_docstrings(name):
     keras_only = name.startswith(NEEDS_KERAS) or name.endswith(("_symbolic", "composition"))
     if keras_only and not has_keras:
         pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
+    framework = name.removeprefix("mlayers.bridges.").removesuffix("_rules")
+    if framework in FRAMEWORKS and importlib.util.find_spec(framework) is None:
+        pytest.skip(f"{framework} is not installed here")
     results = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
 

@@ -254,7 +254,19 @@ def _infer(*tensors: Any, op: Op, values: tuple[Any, ...]) -> list[Any]:
     return [_array_type(shape, tensors[0]) for shape in shapes]
 
 
+@lru_cache(maxsize=1024)
+def _compiled(op: Op, values: tuple[Any, ...]) -> Call:
+    compiled: Call = jax.jit(partial(_primitive.bind, op=op, values=values))
+    return compiled
+
+
+def _evaluate(*tensors: Any, op: Op, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Outside of a program, where `jax.checkpoint` evaluates piece by piece."""
+    return _compiled(op, values)(*tensors)
+
+
 _primitive.def_abstract_eval(_infer)
+_primitive.def_impl(_evaluate)
 
 
 def _lower_composed(context: Any, *tensors: Any, op: Op, values: tuple[Any, ...]) -> Any:

@@ -175,8 +175,10 @@ def test_scan_checkpoint_and_donation(name):
 
     total, _ = jax.jit(lambda: jax.lax.scan(step, jnp.zeros(wanted.shape), None, length=3))()
     np.testing.assert_allclose(total, 3 * wanted, rtol=1e-5, atol=1e-5)
-    again = jax.jit(jax.grad(jax.checkpoint(squares(name))))(first, *rest)
-    np.testing.assert_allclose(again, gradients(name, *arrays)[0], rtol=1e-4, atol=1e-4)
+    remat = jax.grad(jax.checkpoint(squares(name)))
+    for again in (remat, jax.jit(remat)):
+        wanted_grad = gradients(name, *arrays)[0]
+        np.testing.assert_allclose(again(first, *rest), wanted_grad, rtol=1e-4, atol=1e-4)
     donating = jax.jit(lambda *t: (call(name, *t), t[0] + 1), donate_argnums=0)
     found, moved = donating(jnp.array(arrays[0]), *rest)
     np.testing.assert_allclose(found, wanted, **CLOSE)
