@@ -32,8 +32,8 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
 
     Example:
         >>> import mlayers
-        >>> mlayers.show_config(mode="dict")["path"]
-        'auto'
+        >>> sorted(mlayers.show_config(mode="dict")["bridges"])
+        ['jax', 'tensorflow', 'torch']
     """
     if mode not in ("print", "dict"):
         raise ValueError(f"show_config: 'mode' must be 'print' or 'dict'. Received: {mode!r}")

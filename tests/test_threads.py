@@ -18,9 +18,10 @@ RIGHT = GENERATOR.standard_normal((4000, 96)).astype("float32")
 
 
 @pytest.fixture(autouse=True)
-def same_threads_after():
+def kernels_and_same_threads_after():
     before = mlayers.get_num_threads()
-    yield
+    with mlayers.use_kernels("auto"):
+        yield
     mlayers.set_num_threads(before)
 
 
@@ -29,7 +30,7 @@ def run(program, **environment):
         [sys.executable, "-P", "-c", program],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={**os.environ, "MLAYERS_KERNELS": "auto", **environment},
         timeout=120,
         check=False,
     )

@@ -77,6 +77,7 @@ def four_devices():
         [sys.executable, "-P", "-m", "support.jax_devices"],
         env={
             **os.environ,
+            "MLAYERS_KERNELS": "auto",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
             "PYTHONPATH": str(Path(__file__).parents[1]),
         },
