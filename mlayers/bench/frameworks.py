@@ -13,6 +13,9 @@ class Jax:
     compilers = ("jax.jit",)
     ours_compiler = "jax.jit"
 
+    def start_row(self) -> None:
+        """Nothing to forget: each function has programs of its own."""
+
     def tensor(self, array: Any) -> Any:
         """A tensor of an array."""
         import jax.numpy as jnp
@@ -48,6 +51,9 @@ class TensorFlow:
     compilers = ("tf.function", "jit_compile")
     ours_compiler = "tf.function"
 
+    def start_row(self) -> None:
+        """Nothing to forget: each function has graphs of its own."""
+
     def tensor(self, array: Any) -> Any:
         """A tensor of an array."""
         import tensorflow as tf
@@ -81,6 +87,12 @@ class Torch:
 
     compilers = ("torch.compile",)
     ours_compiler = "torch.compile"
+
+    def start_row(self) -> None:
+        """Forget what was compiled: torch.compile allows a function few shapes."""
+        import torch
+
+        torch.compiler.reset()
 
     def tensor(self, array: Any) -> Any:
         """A tensor of an array."""

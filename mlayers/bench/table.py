@@ -127,6 +127,7 @@ def _bench(backend: str, shapes: Sequence[tuple[int, ...]], seconds: float) -> N
 def _row(framework: Any, shape: tuple[int, ...], int_type: str, direction: str) -> Timed:
     """The calls that a row compares, by column."""
     B, L, R, D = shape
+    framework.start_row()
     generator = np.random.default_rng(0)
     left = framework.tensor(generator.standard_normal((B, L * D), "float32"))
     right = framework.tensor(generator.standard_normal((B, R * D), "float32"))
@@ -187,12 +188,13 @@ def interleave(calls: Timed, seconds: float, warm_up: int = 3) -> dict[str, floa
             call()
         start = time.perf_counter()
         call()
-        # A clock is read in a tenth of a microsecond: what is timed takes some hundreds of them.
-        repeats[name] = max(1, int(2e-4 / max(time.perf_counter() - start, 1e-7)))
+        # In bursts of 10 ms, as a program calls it: right after the others the caches are theirs.
+        repeats[name] = max(1, int(1e-2 / max(time.perf_counter() - start, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(samples.values()))) < 7:
         for name, call in calls.items():
+            call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
