@@ -3,17 +3,28 @@
 
 Kernels check nothing; `mlayers.ops` has. They are called through the C struct of `call.h`, and
 know neither NumPy nor any framework. `_call` is their common ground: the registry, the thread pool,
-NumPy's way in.
+NumPy's way in. Inner loops are C++ on vectors, `X.hpp` beside `X.pyx`, above `vector.hpp`.
+
+Every kernel is compiled for several instruction sets, as `X`, `X_avx2`, `X_avx512`; the best that
+the processor runs is registered, or the one that `MLAYERS_ISA` names.
 """
 
 from __future__ import annotations
 
 import os
 import pkgutil
+import platform
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+
+BASELINE = "baseline"  # what every processor of the architecture has: SSE2, NEON
+ISAS = (BASELINE, "avx2", "avx512")  # the best last
+_ALIASES = {"neon": BASELINE} if platform.machine() in ("arm64", "aarch64") else {}
+
+_isa = BASELINE  # the one in use
 
 
 @cache
@@ -22,6 +33,7 @@ def core() -> Any:
 
     Raises:
         ImportError: the kernels are not compiled here.
+        ValueError: `MLAYERS_ISA` names no instruction set, or one that this machine has not.
     """
     try:
         call = import_module(f"{__name__}._call")
@@ -31,11 +43,60 @@ def core() -> Any:
             "install it with 'pip install -e .', or run from another folder."
         ) from error
     call.set_num_threads(_default_threads())
-    for info in pkgutil.iter_modules(__path__):
-        if not info.name.startswith("_"):
-            for name, functions in import_module(f"{__name__}.{info.name}").KERNELS.items():
-                call.register(name, functions)
+    _register(call, _chosen_isa(call))
     return call
+
+
+def isas() -> tuple[str, ...]:
+    """The instruction sets that kernels are compiled for and this machine runs, the best last."""
+    return _available(core())
+
+
+def isa() -> str:
+    """The instruction set of the kernels in use."""
+    core()
+    return _isa
+
+
+def use_isa(name: str) -> None:
+    """Take the kernels of another instruction set, for calls of this process from now on."""
+    if name not in isas():
+        raise ValueError(f"use_isa: 'name' must be one of {isas()}. Received: {name!r}")
+    _register(core(), name)
+
+
+def _available(call: Any) -> tuple[str, ...]:
+    compiled = {info.name for info in pkgutil.iter_modules(__path__)}
+    return tuple(
+        isa
+        for isa in ISAS
+        if isa == BASELINE or (f"ffm_{isa}" in compiled and call.can_run(isa))
+    )
+
+
+def _chosen_isa(call: Any) -> str:
+    available = _available(call)
+    wanted = os.environ.get("MLAYERS_ISA", "auto").strip().lower()
+    if wanted == "auto":
+        return available[-1]
+    wanted = _ALIASES.get(wanted, wanted)
+    if wanted not in available:
+        raise ValueError(
+            f"MLAYERS_ISA: must be 'auto' or one of {', '.join(available)} on this machine. "
+            f"Received: {os.environ['MLAYERS_ISA']!r}"
+        )
+    return wanted
+
+
+def _register(call: Any, isa: str) -> None:
+    global _isa
+    suffix = "" if isa == BASELINE else f"_{isa}"
+    for info in pkgutil.iter_modules(__path__):
+        if not info.name.startswith("_") and info.name.rpartition("_")[2] not in ISAS:
+            kernels = import_module(f"{__name__}.{info.name}{suffix}").KERNELS
+            for name, functions in kernels.items():
+                call.register(name, functions)
+    _isa = isa
 
 
 def _default_threads() -> int:

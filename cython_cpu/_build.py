@@ -8,6 +8,7 @@ their framework's functions at run time.
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from setuptools import Extension
@@ -16,16 +17,31 @@ from setuptools.command.build_ext import build_ext
 HERE = "cython_cpu"  # setuptools runs in the project's root and wants relative paths
 BRIDGES = "mlayers/bridges"
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-COMPILE_FLAGS = ["-O3", "-pthread", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
+# Nothing that changes a result: sums keep their order, NaN and infinity their meaning.
+COMPILE_FLAGS = ["-O3", "-pthread", "-fno-trapping-math"]
+CPP_FLAGS = ["-std=c++17", "-Wno-psabi", "-fvisibility=hidden"]  # vectors never leave a function
 LINK_FLAGS = ["-pthread"]
+
+# The instruction sets that every kernel is compiled for besides the machine's baseline (SSE2, NEON),
+# the best last. Which one runs is chosen at run time (__init__.py, isa.h).
+AVX2_FLAGS = ["-mavx2", "-mfma", "-mf16c"]
+ISA_FLAGS = {
+    "avx2": AVX2_FLAGS,
+    "avx512": [
+        *AVX2_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl",
+        "-mprefer-vector-width=512",
+    ],
+}  # fmt: skip
 
 
 def _extensions() -> list[Extension]:
-    kernels = [
-        Extension(f"mlayers.{HERE}.{path.stem}", [path.as_posix()])
-        for path in sorted(Path(HERE).glob("*.pyx"))
-    ]
+    isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {}
+    kernels = []
+    for path in sorted(Path(HERE).glob("*.pyx")):
+        name = f"mlayers.{HERE}.{path.stem}"
+        kernels.append(Extension(name, [path.as_posix()]))
+        if not path.stem.startswith("_"):
+            kernels += [Extension(f"{name}_{isa}", [path.as_posix()]) for isa in isas]
     bridges = [
         Extension(f"mlayers.bridges.{name}", [source]) for name, source in _bridges().items()
     ]
@@ -38,6 +54,11 @@ def _bridges() -> dict[str, str]:
     return {f"libmlayers_{path.stem}": path.as_posix() for path in sources}
 
 
+def _is_cpp(source: Path) -> bool:
+    """Whether C++ is compiled: a .cpp, or a .pyx that tells Cython so."""
+    return source.suffix == ".cpp" or "distutils: language = c++" in source.read_text("utf-8")
+
+
 class BuildKernels(build_ext):
     """build_ext over all kernels and bridges."""
 
@@ -48,8 +69,11 @@ class BuildKernels(build_ext):
             extension.include_dirs = [HERE]
             headers = [*Path(HERE).glob("*.[hp]*"), *Path(BRIDGES).glob("*.h")]
             extension.depends = [path.as_posix() for path in headers]
-            cpp = extension.sources[0].endswith(".cpp")
-            extension.extra_compile_args = [*COMPILE_FLAGS, *(["-std=c++17"] if cpp else [])]
+            isa = extension.name.rpartition("_")[2]
+            cpp = _is_cpp(Path(extension.sources[0]))
+            extension.extra_compile_args = [
+                *COMPILE_FLAGS, *(CPP_FLAGS if cpp else []), *ISA_FLAGS.get(isa, [])
+            ]  # fmt: skip
             extension.extra_link_args = LINK_FLAGS
         super().finalize_options()
         self.cython_c_in_temp = True
@@ -60,6 +84,13 @@ class BuildKernels(build_ext):
             "cdivision": True,
             "initializedcheck": False,
         }
+
+    def build_extension(self, ext: Extension) -> None:
+        """Each in a folder of its own: one .pyx is translated and compiled several times."""
+        shared = self.build_temp
+        self.build_temp = str(Path(shared, ext.name.rpartition(".")[2]))
+        super().build_extension(ext)
+        self.build_temp = shared
 
     def get_ext_filename(self, fullname: str) -> str:
         """jax.c becomes libmlayers_jax.so.1: a plain library, which nothing takes for a module."""

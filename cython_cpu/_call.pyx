@@ -6,8 +6,7 @@ it. The bridges, which are C, get the same registry and pool as a `mlayers_runti
 no op by name.
 """
 from call cimport (
-    FLOAT32, FLOAT64, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Runtime, Shapes,
-    exported, for_rows, returns_like, takes,
+    FLOAT32, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Runtime, Shapes,
 )
 from cpython.buffer cimport (
     PyBUF_FORMAT,
@@ -26,6 +25,19 @@ cdef extern from "pool.h" nogil:
     int mlayers_get_num_threads()
     void mlayers_set_num_threads(int threads)
     void parallel "mlayers_parallel"(const Call*, int64_t, Body) noexcept
+
+cdef extern from "memory.h" nogil:
+    void prepare_outputs "mlayers_prepare_outputs"(Call*) noexcept
+
+cdef extern from "isa.h":
+    bint mlayers_can_run(const char* isa)
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")  # in the order of call.h
+
+
+def can_run(str isa):
+    """Whether this processor has the instructions of that name."""
+    return bool(mlayers_can_run(isa.encode()))
 
 
 # --- threads ---
@@ -50,14 +62,20 @@ cdef int _n_ops = 0
 
 
 def register(str name, tuple functions):
-    """Enter an op's kernel and shapes function (an entry of a module's KERNELS); once per name."""
+    """Enter an op's kernel and shapes function (an entry of a module's KERNELS).
+
+    An op that is known keeps its place, which bridges point to, and gets the new functions.
+    """
     global _n_ops
     encoded = name.encode()
-    if find(encoded, len(encoded)) != NULL:
+    kernel, shapes = functions
+    cdef Op* known = <Op*> find(encoded, len(encoded))
+    if known != NULL:
+        known.kernel = <Kernel> PyCapsule_GetPointer(kernel, b"mlayers_kernel")
+        known.shapes = <Shapes> PyCapsule_GetPointer(shapes, b"mlayers_shapes")
         return
     if _n_ops == MAX_OPS:
         raise RuntimeError(f"more than {MAX_OPS} ops")
-    kernel, shapes = functions
     _ops[_n_ops].kernel = <Kernel> PyCapsule_GetPointer(kernel, b"mlayers_kernel")
     _ops[_n_ops].shapes = <Shapes> PyCapsule_GetPointer(shapes, b"mlayers_shapes")
     _ops[_n_ops].name = strdup(encoded)
@@ -75,6 +93,7 @@ cdef const Op* find(const char* name, size_t length) noexcept nogil:
 cdef void compute(const Op* op, Call* call) noexcept nogil:
     call.threads = mlayers_get_num_threads()
     call.parallel = parallel
+    prepare_outputs(call)
     op.kernel(call)
 
 
@@ -97,7 +116,7 @@ cdef void explain(const Op* op, const Call* call, char* words, size_t room) noex
             for i in range(call.n_inputs)
         ]
         text = _explainer(
-            op.name.decode(), "float32" if call.dtype == FLOAT32 else "float64", shapes,
+            op.name.decode(), DTYPES[call.dtype], shapes,
             [call.ints[i] for i in range(call.n_ints)],
             [call.floats[i] for i in range(call.n_floats)],
         )
@@ -120,44 +139,20 @@ def runtime_address():
     return <size_t> &_runtime
 
 
-# --- a kernel for tests of the bridges ---
-
-cdef void probe_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    cdef int64_t i
-    for i in range(first, last):
-        if call.dtype == FLOAT32:
-            (<float*> call.outputs[0].data)[i] = call.ints[0] * (<float*> call.inputs[0].data)[i]
-        else:
-            (<double*> call.outputs[0].data)[i] = call.ints[0] * (<double*> call.inputs[0].data)[i]
-
-
-cdef void probe(const Call* call) noexcept nogil:
-    for_rows(call, call.inputs[0].size, call.inputs[0].size, probe_rows)
-
-
-cdef bint probe_shapes(Call* call) noexcept nogil:
-    if not takes(call, 1, 1, 0):
-        return False
-    returns_like(call, 0)
-    return True
-
-
-PROBE = exported(probe, probe_shapes)
-
-
 # --- NumPy ---
 
-def run(str name, tuple inputs, tuple outputs, tuple ints, tuple floats):
-    """Run a registered op on C-contiguous float32 or float64 arrays.
+def run(str name, str dtype, tuple inputs, tuple outputs, tuple ints, tuple floats):
+    """Run a registered op on C-contiguous arrays of a dtype of DTYPES, half types as uint16.
 
-    The caller has checked everything; what is tested here only guards memory: one dtype for all
+    The caller has checked everything; what is tested here only guards memory: that dtype for all
     arrays, C order, writable outputs of the right size.
     """
     cdef bytes encoded = name.encode()
     cdef const Op* op = find(encoded, len(encoded))
     cdef Call call
     cdef Py_buffer views[2 * MAX_ARRAYS]
-    cdef int n_inputs = len(inputs), n_outputs = len(outputs), n_views = 0, i, dtype
+    cdef int n_inputs = len(inputs), n_outputs = len(outputs), n_views = 0, i
+    cdef bytes format
     cdef Array* array
     cdef Array targets[MAX_ARRAYS]
     cdef int64_t* int_values = NULL
@@ -167,6 +162,8 @@ def run(str name, tuple inputs, tuple outputs, tuple ints, tuple floats):
         raise KeyError(name)
     if n_inputs > MAX_ARRAYS or n_outputs > MAX_ARRAYS:
         raise ValueError(f"a kernel takes at most {MAX_ARRAYS} inputs and outputs")
+    call.dtype = DTYPES.index(dtype)
+    format = (b"f", b"d", b"H", b"H")[call.dtype]
     try:
         for i in range(n_inputs + n_outputs):
             if i < n_inputs:
@@ -179,15 +176,8 @@ def run(str name, tuple inputs, tuple outputs, tuple ints, tuple floats):
                     PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
                 array = &targets[i - n_inputs]
             n_views += 1
-            if views[i].format == b"f":
-                dtype = FLOAT32
-            elif views[i].format == b"d":
-                dtype = FLOAT64
-            else:
-                raise TypeError(f"kernels take float32 or float64, not {views[i].format!r}")
-            if i > 0 and dtype != call.dtype:
-                raise TypeError("kernels take arrays of one dtype")
-            call.dtype = dtype
+            if views[i].format != format:
+                raise TypeError(f"{name}: an array is {views[i].format!r}, not {dtype}")
             array.data = views[i].buf
             array.rank = views[i].ndim
             array.shape = <const int64_t*> views[i].shape

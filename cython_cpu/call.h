@@ -17,7 +17,8 @@
 extern "C" {
 #endif
 
-enum { MLAYERS_FLOAT32 = 0, MLAYERS_FLOAT64 = 1, MLAYERS_MAX_ARRAYS = 8 };
+enum { MLAYERS_FLOAT32 = 0, MLAYERS_FLOAT64 = 1, MLAYERS_FLOAT16 = 2, MLAYERS_BFLOAT16 = 3 };
+enum { MLAYERS_MAX_ARRAYS = 8 };
 
 typedef struct {
     void *data;
@@ -36,6 +37,7 @@ struct mlayers_call {
     int32_t n_inputs;
     int32_t n_outputs; /* laid down by shapes() */
     int32_t threads;   /* how many threads this call may use */
+    int32_t streams;   /* whether the outputs are better stored past the caches (memory.h) */
     mlayers_array inputs[MLAYERS_MAX_ARRAYS];
     mlayers_array outputs[MLAYERS_MAX_ARRAYS];
     const int64_t *ints; /* integer attributes in declared order; a list comes last */

@@ -6,6 +6,8 @@ from libc.stdint cimport int32_t, int64_t
 cdef extern from "call.h" nogil:
     const int FLOAT32 "MLAYERS_FLOAT32"
     const int FLOAT64 "MLAYERS_FLOAT64"
+    const int FLOAT16 "MLAYERS_FLOAT16"
+    const int BFLOAT16 "MLAYERS_BFLOAT16"
     const int MAX_ARRAYS "MLAYERS_MAX_ARRAYS"
 
     ctypedef struct Array "mlayers_array":
@@ -22,6 +24,7 @@ cdef extern from "call.h" nogil:
         int32_t n_inputs
         int32_t n_outputs
         int32_t threads
+        int32_t streams
         Array* inputs
         Array* outputs
         const int64_t* ints

@@ -1,128 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
+# distutils: language = c++
 """FFM on the CPU: out[b,l,r,d] = left[b,l,d] * right[b,r,d], or its sum over d (dot).
 
 b batch, l left field, r right field, d dimension. A row is a batch row and is computed by one
-thread, so results do not depend on the thread count.
+thread, so results do not depend on the thread count. The loops inside a row are in ffm.hpp and
+product.hpp.
 """
 from call cimport (
-    FLOAT32, Array, Call, exported, for_rows, has_shape, is_matrix, returns, returns_like, takes,
+    BFLOAT16, FLOAT16, FLOAT32, Array, Call, exported, for_rows, has_shape, is_matrix, returns,
+    returns_like, takes,
 )
-from cython cimport floating
 from libc.stdint cimport int64_t
+from vector cimport bfloat16, float16, number, stream, stream_done
+
+cdef extern from "ffm.hpp" namespace "mlayers" nogil:
+    void multiply[T](const T* left_d, const T* right_rd, T* out_rd, int64_t R, int64_t D) noexcept
+    void multiply_grad[T](
+        const T* grad_lrd, const T* left_ld, const T* right_rd, T* left_grad_ld, T* right_grad_rd,
+        int64_t L, int64_t R, int64_t D) noexcept
+    void product[T](
+        int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t a_column,
+        const T* b, int64_t b_row, int64_t b_column, T* out) noexcept
 
 cdef enum IntType:  # the order in which mlayers/ops/ffm.py declares the choices
     MULTIPLY = 0
     DOT = 1
 
+cdef enum:
+    ROOM = 16384  # bytes that are made in the first cache before they are streamed out
 
-cdef inline void multiply_row(
-    const floating* left_ld, const floating* right_rd, floating* out_lrd,
-    int64_t L, int64_t R, int64_t D,
+
+cdef void multiply_rows(
+    const number* left_bld, const number* right_brd, number* out_blrd,
+    int64_t first, int64_t last, int64_t L, int64_t R, int64_t D, bint streams,
 ) noexcept nogil:
-    cdef int64_t l, r, d
-    for l in range(L):
-        for r in range(R):
-            for d in range(D):
-                out_lrd[(l * R + r) * D + d] = left_ld[l * D + d] * right_rd[r * D + d]
+    cdef char[ROOM] room
+    cdef int64_t width = R * D * sizeof(number)  # what one left field makes
+    cdef int64_t bl, made = 0
+    cdef number* out_rd
+    streams = streams and width <= ROOM
+    for bl in range(first * L, last * L):
+        out_rd = <number*> (room + made) if streams else out_blrd + bl * R * D
+        multiply(left_bld + bl * D, right_brd + bl // L * R * D, out_rd, R, D)
+        if streams:
+            made += width
+            if made + width > ROOM or bl == last * L - 1:
+                stream(<char*> (out_blrd + (bl + 1) * R * D) - made, room, made)
+                made = 0
+    if streams:
+        stream_done()
 
 
-cdef inline void dot_row(
-    const floating* left_ld, const floating* right_rd, floating* out_lr,
-    int64_t L, int64_t R, int64_t D,
-) noexcept nogil:
-    cdef int64_t l, r, d
-    cdef floating total
-    for l in range(L):
-        for r in range(R):
-            total = 0
-            for d in range(D):
-                total += left_ld[l * D + d] * right_rd[r * D + d]
-            out_lr[l * R + r] = total
-
-
-cdef inline void multiply_grad_row(
-    const floating* grad_lrd, const floating* left_ld, const floating* right_rd,
-    floating* left_grad_ld, floating* right_grad_rd, int64_t L, int64_t R, int64_t D,
-) noexcept nogil:
-    # One pass over the upstream gradient, by far the largest array, makes both results.
-    cdef int64_t l, r, d
-    cdef floating g
-    for d in range(L * D):
-        left_grad_ld[d] = 0
-    for d in range(R * D):
-        right_grad_rd[d] = 0
-    for l in range(L):
-        for r in range(R):
-            for d in range(D):
-                g = grad_lrd[(l * R + r) * D + d]
-                left_grad_ld[l * D + d] += g * right_rd[r * D + d]
-                right_grad_rd[r * D + d] += g * left_ld[l * D + d]
-
-
-cdef inline void dot_grad_row(
-    const floating* grad_lr, const floating* left_ld, const floating* right_rd,
-    floating* left_grad_ld, floating* right_grad_rd, int64_t L, int64_t R, int64_t D,
-) noexcept nogil:
-    cdef int64_t l, r, d
-    cdef floating g
-    for d in range(L * D):
-        left_grad_ld[d] = 0
-    for d in range(R * D):
-        right_grad_rd[d] = 0
-    for l in range(L):
-        for r in range(R):
-            g = grad_lr[l * R + r]
-            for d in range(D):
-                left_grad_ld[l * D + d] += g * right_rd[r * D + d]
-                right_grad_rd[r * D + d] += g * left_ld[l * D + d]
-
-
-cdef void forward(const Call* call, int64_t first, int64_t last, floating* out) noexcept nogil:
-    cdef const floating* left = <const floating*> call.inputs[0].data
-    cdef const floating* right = <const floating*> call.inputs[1].data
+cdef void forward(const Call* call, int64_t first, int64_t last, number* out) noexcept nogil:
+    cdef const number* left = <const number*> call.inputs[0].data
+    cdef const number* right = <const number*> call.inputs[1].data
     cdef int64_t D = call.ints[0], mode = call.ints[1]
     cdef int64_t L = call.inputs[0].shape[1] // D, R = call.inputs[1].shape[1] // D
     cdef int64_t b
+    if mode == MULTIPLY:
+        multiply_rows(left, right, out, first, last, L, R, D, call.streams)
+        return
     for b in range(first, last):
-        if mode == MULTIPLY:
-            multiply_row(left + b * L * D, right + b * R * D, out + b * L * R * D, L, R, D)
-        else:
-            dot_row(left + b * L * D, right + b * R * D, out + b * L * R, L, R, D)
+        product(
+            L, R, D, left + b * L * D, D, 1, right + b * R * D, 1, D, out + b * L * R)
 
 
 cdef void backward(
-    const Call* call, int64_t first, int64_t last, floating* left_grad,
+    const Call* call, int64_t first, int64_t last, number* left_grad,
 ) noexcept nogil:
-    cdef const floating* grad = <const floating*> call.inputs[0].data
-    cdef const floating* left = <const floating*> call.inputs[1].data
-    cdef const floating* right = <const floating*> call.inputs[2].data
-    cdef floating* right_grad = <floating*> call.outputs[1].data
+    cdef const number* grad = <const number*> call.inputs[0].data
+    cdef const number* left = <const number*> call.inputs[1].data
+    cdef const number* right = <const number*> call.inputs[2].data
+    cdef number* right_grad = <number*> call.outputs[1].data
     cdef int64_t D = call.ints[0], mode = call.ints[1]
     cdef int64_t L = call.inputs[1].shape[1] // D, R = call.inputs[2].shape[1] // D
     cdef int64_t b
     for b in range(first, last):
         if mode == MULTIPLY:
-            multiply_grad_row(
+            multiply_grad(
                 grad + b * L * R * D, left + b * L * D, right + b * R * D,
                 left_grad + b * L * D, right_grad + b * R * D, L, R, D)
-        else:
-            dot_grad_row(
-                grad + b * L * R, left + b * L * D, right + b * R * D,
-                left_grad + b * L * D, right_grad + b * R * D, L, R, D)
+        else:  # left_grad = grad @ right, right_grad = grad.T @ left
+            product(
+                L, D, R, grad + b * L * R, R, 1, right + b * R * D, D, 1, left_grad + b * L * D)
+            product(
+                R, D, L, grad + b * L * R, 1, R, left + b * L * D, D, 1, right_grad + b * R * D)
 
 
 cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* out = call.outputs[0].data
     if call.dtype == FLOAT32:
-        forward(call, first, last, <float*> call.outputs[0].data)
+        forward(call, first, last, <float*> out)
+    elif call.dtype == FLOAT16:
+        forward(call, first, last, <float16*> out)
+    elif call.dtype == BFLOAT16:
+        forward(call, first, last, <bfloat16*> out)
     else:
-        forward(call, first, last, <double*> call.outputs[0].data)
+        forward(call, first, last, <double*> out)
 
 
 cdef void backward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* left_grad = call.outputs[0].data
     if call.dtype == FLOAT32:
-        backward(call, first, last, <float*> call.outputs[0].data)
+        backward(call, first, last, <float*> left_grad)
+    elif call.dtype == FLOAT16:
+        backward(call, first, last, <float16*> left_grad)
+    elif call.dtype == BFLOAT16:
+        backward(call, first, last, <bfloat16*> left_grad)
     else:
-        backward(call, first, last, <double*> call.outputs[0].data)
+        backward(call, first, last, <double*> left_grad)
 
 
 cdef int64_t out_width(const Array* left, const Array* right, const Call* call) noexcept nogil:

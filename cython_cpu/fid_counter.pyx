@@ -1,47 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
+# distutils: language = c++
 """The saturating counter on the CPU: out = min(counter + step, threshold), element by element.
 
 Its gradient is a rule, not a derivative: -step below the threshold, else 0; why is told in
-mlayers/ops/fid_counter.py.
+mlayers/ops/fid_counter.py. The loops are in fid_counter.hpp.
 """
-from call cimport FLOAT32, Call, exported, for_rows, returns_like, takes
-from cython cimport floating
+from call cimport BFLOAT16, FLOAT16, FLOAT32, Call, exported, for_rows, returns_like, takes
 from libc.stdint cimport int64_t
+from vector cimport bfloat16, float16, number
+
+cdef extern from "fid_counter.hpp" namespace "mlayers" nogil:
+    void count[T](
+        const T* counter, T* out, double threshold, double step, int64_t first, int64_t last,
+    ) noexcept
+    void count_grad[T](
+        const T* counter, T* counter_grad, double threshold, double step, int64_t first,
+        int64_t last) noexcept
 
 
-cdef void forward(const Call* call, int64_t first, int64_t last, floating* out) noexcept nogil:
-    cdef const floating* counter = <const floating*> call.inputs[0].data
-    cdef floating threshold = <floating> call.floats[0], step = <floating> call.floats[1]
-    cdef floating value
-    cdef int64_t i
-    for i in range(first, last):
-        value = counter[i] + step
-        # Written so that a NaN counter stays NaN.
-        out[i] = threshold if value > threshold else value
+cdef void forward(const Call* call, int64_t first, int64_t last, number* out) noexcept nogil:
+    count(
+        <const number*> call.inputs[0].data, out, call.floats[0], call.floats[1], first, last)
 
 
 cdef void backward(
-    const Call* call, int64_t first, int64_t last, floating* counter_grad,
+    const Call* call, int64_t first, int64_t last, number* counter_grad,
 ) noexcept nogil:
-    cdef const floating* counter = <const floating*> call.inputs[0].data
-    cdef floating threshold = <floating> call.floats[0], step = <floating> call.floats[1]
-    cdef int64_t i
-    for i in range(first, last):
-        counter_grad[i] = -step if counter[i] < threshold else 0
+    count_grad(
+        <const number*> call.inputs[0].data, counter_grad, call.floats[0], call.floats[1],
+        first, last)
 
 
 cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* out = call.outputs[0].data
     if call.dtype == FLOAT32:
-        forward(call, first, last, <float*> call.outputs[0].data)
+        forward(call, first, last, <float*> out)
+    elif call.dtype == FLOAT16:
+        forward(call, first, last, <float16*> out)
+    elif call.dtype == BFLOAT16:
+        forward(call, first, last, <bfloat16*> out)
     else:
-        forward(call, first, last, <double*> call.outputs[0].data)
+        forward(call, first, last, <double*> out)
 
 
 cdef void backward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* grad = call.outputs[0].data
     if call.dtype == FLOAT32:
-        backward(call, first, last, <float*> call.outputs[0].data)
+        backward(call, first, last, <float*> grad)
+    elif call.dtype == FLOAT16:
+        backward(call, first, last, <float16*> grad)
+    elif call.dtype == BFLOAT16:
+        backward(call, first, last, <bfloat16*> grad)
     else:
-        backward(call, first, last, <double*> call.outputs[0].data)
+        backward(call, first, last, <double*> grad)
 
 
 cdef bint shapes(Call* call) noexcept nogil:

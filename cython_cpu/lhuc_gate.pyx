@@ -1,59 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LHUC gate on the CPU: out = hidden * 2 * sigmoid(logits), element by element, one pass."""
-from call cimport FLOAT32, Call, exported, for_rows, returns_like, same_shape, takes
-from cython cimport floating
-from libc.math cimport exp, expf
-from libc.stdint cimport int64_t
+# distutils: language = c++
+"""The LHUC gate on the CPU: out = hidden * 2 * sigmoid(logits), element by element, one pass.
 
+The loops are in lhuc_gate.hpp.
+"""
+from call cimport (
+    BFLOAT16, FLOAT16, FLOAT32, Call, exported, for_rows, returns_like, same_shape, takes,
+)
+from libc.stdint cimport int64_t
+from vector cimport bfloat16, float16, number
+
+cdef extern from "lhuc_gate.hpp" namespace "mlayers" nogil:
+    void gate[T](
+        const T* hidden, const T* logits, T* out, int64_t first, int64_t last) noexcept
+    void gate_grad[T](
+        const T* grad, const T* hidden, const T* logits, T* hidden_grad, T* logits_grad,
+        int64_t first, int64_t last) noexcept
 
 cdef enum:
     EXP = 16  # an exponential costs about as much as so many multiply-adds
 
 
-cdef inline floating sigmoid(floating x) noexcept nogil:
-    # exp(-x) overflows to inf for very negative x, and 1 / inf is the 0 that is wanted.
-    if floating is float:
-        return 1 / (1 + expf(-x))
-    else:
-        return 1 / (1 + exp(-x))
-
-
-cdef void forward(const Call* call, int64_t first, int64_t last, floating* out) noexcept nogil:
-    cdef const floating* hidden = <const floating*> call.inputs[0].data
-    cdef const floating* logits = <const floating*> call.inputs[1].data
-    cdef int64_t i
-    for i in range(first, last):
-        out[i] = 2 * hidden[i] * sigmoid(logits[i])
+cdef void forward(const Call* call, int64_t first, int64_t last, number* out) noexcept nogil:
+    gate(
+        <const number*> call.inputs[0].data, <const number*> call.inputs[1].data, out, first, last)
 
 
 cdef void backward(
-    const Call* call, int64_t first, int64_t last, floating* hidden_grad,
+    const Call* call, int64_t first, int64_t last, number* hidden_grad,
 ) noexcept nogil:
-    cdef const floating* grad = <const floating*> call.inputs[0].data
-    cdef const floating* hidden = <const floating*> call.inputs[1].data
-    cdef const floating* logits = <const floating*> call.inputs[2].data
-    cdef floating* logits_grad = <floating*> call.outputs[1].data
-    cdef floating gate, gated
-    cdef int64_t i
-    for i in range(first, last):
-        gate = sigmoid(logits[i])
-        gated = 2 * grad[i] * gate
-        hidden_grad[i] = gated
-        logits_grad[i] = gated * hidden[i] * (1 - gate)
+    gate_grad(
+        <const number*> call.inputs[0].data, <const number*> call.inputs[1].data,
+        <const number*> call.inputs[2].data, hidden_grad, <number*> call.outputs[1].data,
+        first, last)
 
 
 cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* out = call.outputs[0].data
     if call.dtype == FLOAT32:
-        forward(call, first, last, <float*> call.outputs[0].data)
+        forward(call, first, last, <float*> out)
+    elif call.dtype == FLOAT16:
+        forward(call, first, last, <float16*> out)
+    elif call.dtype == BFLOAT16:
+        forward(call, first, last, <bfloat16*> out)
     else:
-        forward(call, first, last, <double*> call.outputs[0].data)
+        forward(call, first, last, <double*> out)
 
 
 cdef void backward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
+    cdef void* grad = call.outputs[0].data
     if call.dtype == FLOAT32:
-        backward(call, first, last, <float*> call.outputs[0].data)
+        backward(call, first, last, <float*> grad)
+    elif call.dtype == FLOAT16:
+        backward(call, first, last, <float16*> grad)
+    elif call.dtype == BFLOAT16:
+        backward(call, first, last, <bfloat16*> grad)
     else:
-        backward(call, first, last, <double*> call.outputs[0].data)
+        backward(call, first, last, <double*> grad)
 
 
 cdef bint lhuc_gate_shapes(Call* call) noexcept nogil:

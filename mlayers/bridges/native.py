@@ -148,8 +148,8 @@ def start(name: str, open_library: Callable[[str], Any] = ctypes.CDLL) -> Any:
         kernels = core()
     except ImportError as error:
         raise Unavailable(str(error)) from error
-    for probe in ("probe", "probe_grad"):
-        kernels.register(probe, kernels.PROBE)
+    for name in ("probe", "probe_grad"):
+        kernels.register(name, import_module("mlayers.cython_cpu._probe").PROBE)
     kernels.set_explainer(explain)
     library = open_library(str(library_path(name)))
     why = ctypes.create_string_buffer(512)

@@ -63,14 +63,21 @@ def _run_kernel(
     shapes: Sequence[Shape],
     out: Sequence[Array] | None,
 ) -> tuple[Array, ...]:
-    dtype = compute_dtype(arrays[0].dtype)
+    dtype = arrays[0].dtype.newbyteorder("=")
     inputs = tuple(np.require(a, dtype, ("C", "A")) for a in arrays)
     outputs = tuple(
         out[i] if out is not None and _usable(out[i], dtype, arrays) else np.empty(shape, dtype)
         for i, shape in enumerate(shapes)
     )
-    core().run(op.name, inputs, outputs, *op.encode(values))
+    core().run(op.name, dtype.name, _bits(inputs), _bits(outputs), *op.encode(values))
     return outputs
+
+
+def _bits(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Half types as uint16: NumPy's buffers do not know bfloat16."""
+    if arrays[0].dtype.itemsize > 2:
+        return arrays
+    return tuple(array.view(np.uint16) for array in arrays)
 
 
 def _usable(target: Array, dtype: Any, arrays: Sequence[Array]) -> bool:

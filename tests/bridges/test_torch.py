@@ -18,8 +18,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import mlayers
 import mlayers.bridges.torch
-from mlayers import cython_cpu, dispatch
+from mlayers import dispatch
 from mlayers.bridges import native
+from mlayers.cython_cpu import _probe, core
 from mlayers.op import OPS
 from support.tensors import keras_ops_can_be_traced
 from support.torch_cases import FFM, assert_close, every_case, every_forward, targets
@@ -219,8 +220,7 @@ def test_half_types_are_composed_unless_forced(case):
 
 
 def test_op_declared_later_and_op_without_a_kernel(monkeypatch):
-    core = cython_cpu.core()
-    core.register("probe_late", core.PROBE)
+    core().register("probe_late", _probe.PROBE)
     late, missing = (dataclasses.replace(native.PROBE, name=n) for n in ("probe_late", "probe_no"))
     try:
         for op in (late, missing):

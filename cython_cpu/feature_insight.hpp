@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * feature_insight's loops, by tiles of PACK rows: b batch, n input column, s segment, k output column.
+ *
+ *   forward      part[b, k] = sum over the n of a segment of input[b, n] * weight[n, k]
+ *   gradient     with up[b, k] the upstream of `part`:
+ *                input_grad[b, n] = sum over k of up[b, k] * weight[n, k]
+ *                weight_grad[n, k] = sum over b of input[b, n] * up[b, k]
+ *
+ * aggregate sums part² over k, so its up is 2 * grad[b] * part[b, k], which is computed again, a tile
+ * at a time: nothing of the size (B, K) is ever held. All sums are kept in what T is computed in, in
+ * an order that does not depend on how the work is shared out.
+ */
+#ifndef MLAYERS_FEATURE_INSIGHT_HPP
+#define MLAYERS_FEATURE_INSIGHT_HPP
+
+#include "call.h"
+#include "product.hpp"
+
+namespace mlayers {
+
+namespace {
+
+/* What one segment sees: its own columns of the input, rows of the weight, columns of the output. */
+template <typename T>
+struct Segment {
+    Matrix<const T> input_bn, weight_nk;
+    Matrix<T> out_bk; /* or the upstream of it; (B, 1) with aggregate */
+    int64_t B, N, K;
+    bool aggregate;
+};
+
+template <typename C>
+using Tile = C[PACK * PACK];
+
+template <typename C>
+MLAYERS_INLINE Matrix<C> matrix(Tile<C> &tile) {
+    return {tile, PACK, 1};
+}
+
+template <typename T>
+MLAYERS_INLINE Matrix<const T> constant(Matrix<T> x) {
+    return {x.data, x.row, x.column};
+}
+
+template <typename C>
+inline C sum_of_squares(const C *x, int64_t n) {
+    constexpr int W = LANES<C>;
+    Vector<C, W> squares = {};
+    C total = 0;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) squares += load<W>(x + i) * load<W>(x + i);
+    for (int w = 0; w < W; w++) total += squares[w];
+    for (; i < n; i++) total += x[i] * x[i];
+    return total;
+}
+
+template <typename T>
+inline void forward(const Segment<T> &x, int64_t first, int64_t last) {
+    using C = Computed<T>;
+    for (int64_t b = first; b < last; b += PACK) {
+        int64_t rows = at_most_pack(last - b);
+        if (!x.aggregate) {
+            product<T, T>(rows, x.K, x.N, x.input_bn.from(b, 0), x.weight_nk, x.out_bk.from(b, 0), false);
+            continue;
+        }
+        C totals[PACK] = {};
+        for (int64_t k = 0; k < x.K; k += PACK) {
+            Tile<C> part;
+            int64_t columns = at_most_pack(x.K - k);
+            product<T, C>(rows, columns, x.N, x.input_bn.from(b, 0), x.weight_nk.from(0, k),
+                          matrix<C>(part), false);
+            for (int64_t i = 0; i < rows; i++) totals[i] += sum_of_squares(part + i * PACK, columns);
+        }
+        for (int64_t i = 0; i < rows; i++) store<1>(x.out_bk.from(b + i, 0).data, totals[i]);
+    }
+}
+
+/* The upstream of `part` for a tile; where it lies in memory already, that. */
+template <typename T>
+inline Matrix<const Computed<T>> upstream(const Segment<T> &x, int64_t b, int64_t k, int64_t rows,
+                                          int64_t columns, Tile<Computed<T>> &tile) {
+    using C = Computed<T>;
+    if (x.aggregate) {
+        product<T, C>(rows, columns, x.N, x.input_bn.from(b, 0), x.weight_nk.from(0, k),
+                      matrix<C>(tile), false);
+        for (int64_t i = 0; i < rows; i++) {
+            C scale = 2 * load<1>(x.out_bk.from(b + i, 0).data);
+            for (int64_t j = 0; j < columns; j++) tile[i * PACK + j] *= scale;
+        }
+    } else if constexpr (std::is_same<T, C>::value) {
+        return constant(x.out_bk.from(b, k));
+    } else {
+        pack(rows, columns, constant(x.out_bk.from(b, k)), tile);
+    }
+    return constant(matrix<C>(tile));
+}
+
+/* Half types as what they are computed in. */
+template <typename T>
+MLAYERS_INLINE Matrix<const Computed<T>> widened(int64_t I, int64_t J, Matrix<const T> from,
+                                                 Tile<Computed<T>> &tile) {
+    using C = Computed<T>;
+    if constexpr (std::is_same<T, C>::value) {
+        return from;
+    } else {
+        pack(I, J, from, tile);
+        return constant(matrix<C>(tile));
+    }
+}
+
+template <typename T>
+inline void store_tile(int64_t I, int64_t J, const Tile<Computed<T>> &tile, Matrix<T> to) {
+    for (int64_t i = 0; i < I; i++) convert(tile + i * PACK, to.from(i, 0).data, J);
+}
+
+/* input_grad for rows first to last, with columns of at most PACK at once. */
+template <typename T>
+inline void input_grad(const Segment<T> &x, Matrix<T> input_grad_bn, int64_t first,
+                               int64_t last) {
+    using C = Computed<T>;
+    for (int64_t b = first; b < last; b += PACK)
+        for (int64_t n = 0; n < x.N; n += PACK) {
+            int64_t rows = at_most_pack(last - b), wide = at_most_pack(x.N - n);
+            Tile<C> sums, up, weight;
+            for (int64_t k = 0; k < x.K || k == 0; k += PACK) {
+                int64_t columns = at_most_pack(x.K - k);
+                auto up_bk = upstream(x, b, k, rows, columns, up);
+                auto weight_nk = widened<T>(wide, columns, x.weight_nk.from(n, k), weight);
+                product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(sums), k > 0);
+            }
+            store_tile<T>(rows, wide, sums, input_grad_bn.from(b, n));
+        }
+}
+
+/* weight_grad for rows n and columns k of at most PACK. Where `input_grad_bn` is given, these are all
+ * of the segment's, and the same pass over the upstream makes input_grad. */
+template <typename T>
+inline void weight_grad(const Segment<T> &x, Matrix<T> weight_grad_nk,
+                                Matrix<T> input_grad_bn, int64_t n, int64_t k) {
+    using C = Computed<T>;
+    int64_t columns = at_most_pack(x.K - k), wide = at_most_pack(x.N - n);
+    Tile<C> sums, up, input, weight, input_grad;
+    memset(sums, 0, sizeof sums);
+    auto weight_nk = widened<T>(wide, columns, x.weight_nk.from(n, k), weight);
+    for (int64_t b = 0; b < x.B; b += PACK) {
+        int64_t rows = at_most_pack(x.B - b);
+        auto up_bk = upstream(x, b, k, rows, columns, up);
+        auto input_bn = widened<T>(rows, wide, x.input_bn.from(b, n), input);
+        product<C, C>(wide, columns, rows, turned(input_bn), up_bk, matrix<C>(sums), true);
+        if (input_grad_bn.data == nullptr) continue;
+        product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
+        store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, 0));
+    }
+    store_tile<T>(wide, columns, sums, weight_grad_nk.from(n, k));
+}
+
+/* --- the whole of a call --- */
+
+/* A walk over the segments of a call: from 0, forwards. */
+template <typename T>
+struct Segments {
+    const mlayers_call *call;
+    int first_input; /* the position of the embedding; the weight follows it */
+    T *out;          /* or its upstream */
+    int64_t s = 0, n = 0;
+
+    int64_t count() const { return call->n_ints - 1; }
+
+    Segment<T> at(int64_t segment) {
+        const mlayers_array *input = &call->inputs[first_input], *weight = input + 1;
+        const int64_t *sizes = call->ints + 1, N = input->shape[1], K = weight->shape[1];
+        bool aggregate = call->ints[0];
+        int64_t width = aggregate ? 1 : K;
+        for (; s < segment; s++) n += sizes[s];
+        return {{static_cast<const T *>(input->data) + n, N, 1},
+                {static_cast<const T *>(weight->data) + n * K, K, 1},
+                {out + s * width, count() * width, 1},
+                input->shape[0], sizes[s], K, aggregate};
+    }
+};
+
+template <typename T>
+inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; b += PACK) { /* so that a row of out is written in one go */
+        Segments<T> segments{call, 0, static_cast<T *>(call->outputs[0].data)};
+        int64_t end = last - b < PACK ? last : b + PACK;
+        for (int64_t s = 0; s < segments.count(); s++) forward(segments.at(s), b, end);
+    }
+}
+
+template <typename T>
+inline void input_grad_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    Segments<T> segments{call, 1, static_cast<T *>(call->inputs[0].data)};
+    int64_t N = call->inputs[1].shape[1];
+    for (int64_t s = 0; s < segments.count(); s++) {
+        Segment<T> segment = segments.at(s);
+        T *grad = static_cast<T *>(call->outputs[0].data) + segments.n;
+        input_grad<T>(segment, {grad, N, 1}, first, last);
+    }
+}
+
+MLAYERS_INLINE int64_t blocks(int64_t n) { return (n + PACK - 1) / PACK; }
+
+/* How many blocks of weights a segment has at most. */
+inline int64_t blocks_per_segment(const mlayers_call *call) {
+    int64_t most = 0;
+    for (int64_t i = 1; i < call->n_ints; i++) most = call->ints[i] > most ? call->ints[i] : most;
+    return blocks(most) * blocks(call->inputs[2].shape[1]);
+}
+
+/* A row is a block of weights, of which a segment has `blocks_per_segment`, the last ones empty. */
+template <typename T>
+inline void weight_grad_blocks(const mlayers_call *call, int64_t first, int64_t last) {
+    Segments<T> segments{call, 1, static_cast<T *>(call->inputs[0].data)};
+    int64_t per_segment = blocks_per_segment(call), K = call->inputs[2].shape[1];
+    bool both = per_segment == 1; /* the block is the segment */
+    for (int64_t i = first; i < last; i++) {
+        Segment<T> segment = segments.at(i / per_segment);
+        int64_t n = i % per_segment / blocks(K) * PACK, k = i % blocks(K) * PACK;
+        T *weight_out = static_cast<T *>(call->outputs[1].data) + segments.n * K;
+        T *input_out = static_cast<T *>(call->outputs[0].data) + segments.n;
+        Matrix<T> input_grad_bn = {both ? input_out : nullptr, call->inputs[1].shape[1], 1};
+        if (n < segment.N) weight_grad<T>(segment, {weight_out, K, 1}, input_grad_bn, n, k);
+    }
+}
+
+}  // namespace
+}  // namespace mlayers
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The LHUC gate's loops: out = hidden * 2 * sigmoid(logits), and its gradient, element by element.
+ */
+#ifndef MLAYERS_LHUC_GATE_HPP
+#define MLAYERS_LHUC_GATE_HPP
+
+#include "vector.hpp"
+
+namespace mlayers {
+namespace {
+
+/* exp(x) for x <= 0, to about one unit in the last place; NaN stays NaN.
+ *
+ * x = n * ln 2 + r with a whole n and |r| <= ln(2) / 2: exp(x) = 2^n * exp(r), and exp(r) is its
+ * Taylor series, as long as the type's precision wants. 2^n is made in two steps, because the
+ * exponent of a subnormal result does not fit into one. */
+template <typename C, int W>
+MLAYERS_INLINE Vector<C, W> exp_of_negative(Vector<C, W> x) {
+    constexpr bool is_float = sizeof(C) == 4;
+    using Int = typename std::conditional<is_float, int32_t, int64_t>::type;
+    constexpr int TERMS = is_float ? 8 : 14, MANTISSA = is_float ? 23 : 52;
+    constexpr Int BIAS = is_float ? 127 : 1023;
+    constexpr C LOWEST = is_float ? -104 : -746; /* below it the result is 0 */
+    /* ln 2 in two parts, the first with so few digits that n times it is exact */
+    constexpr C LN2_HIGH = is_float ? 0x1.62e4p-1 : 0x1.62e42feep-1;
+    constexpr C LN2_LOW = is_float ? 0x1.7f7d1cp-20 : 0x1.a39ef35793c76p-33;
+    using V = Vector<C, W>;
+
+    x = x < LOWEST ? all<W>(LOWEST) : x;
+    auto n = convert_lanes<Int, W>(x * C(1.4426950408889634) - C(0.5)); /* towards 0, so nearest */
+    V n_real = convert_lanes<C, W>(n);
+    V r = x - n_real * LN2_HIGH - n_real * LN2_LOW;
+    V series = all<W>(C(1));
+    for (int i = TERMS - 1; i >= 1; i--) series = series * (r * (C(1) / C(i))) + C(1);
+    auto power = [](auto exponent) { return from_bits<C, W>((exponent + BIAS) << MANTISSA); };
+    auto half = n >> 1;
+    return series * power(half) * power(n - half);
+}
+
+/* 1 / (1 + exp(-x)), without overflow: exp never sees a positive number. */
+template <typename C, int W>
+MLAYERS_INLINE Vector<C, W> sigmoid(Vector<C, W> x) {
+    auto negative = x < C(0);
+    Vector<C, W> decay = exp_of_negative<C, W>(negative ? x : -x);
+    return (negative ? decay : all<W>(C(1))) / (C(1) + decay);
+}
+
+template <typename T>
+struct Gate {
+    const T *hidden, *logits;
+    T *out;
+
+    template <int W, int N>
+    MLAYERS_INLINE void run(int64_t i) const {
+        using C = Computed<T>;
+        store<W>(out + i, C(2) * load<W>(hidden + i) * sigmoid<C, W>(load<W>(logits + i)));
+    }
+};
+
+template <typename T>
+struct GateGrad {
+    const T *grad, *hidden, *logits;
+    T *hidden_grad, *logits_grad;
+
+    template <int W, int N>
+    MLAYERS_INLINE void run(int64_t i) const {
+        using C = Computed<T>;
+        auto gate = sigmoid<C, W>(load<W>(logits + i));
+        auto gated = C(2) * load<W>(grad + i) * gate;
+        auto unit = load<W>(hidden + i);
+        store<W>(hidden_grad + i, gated);
+        store<W>(logits_grad + i, gated * unit * (C(1) - gate));
+    }
+};
+
+template <typename T>
+inline void gate(const T *hidden, const T *logits, T *out, int64_t first, int64_t last) {
+    cover<LANES<T>, 1>(first, last, Gate<T>{hidden, logits, out});
+}
+
+template <typename T>
+inline void gate_grad(const T *grad, const T *hidden, const T *logits, T *hidden_grad,
+                      T *logits_grad, int64_t first, int64_t last) {
+    cover<LANES<T>, 1>(first, last, GateGrad<T>{grad, hidden, logits, hidden_grad, logits_grad});
+}
+
+}  // namespace
+}  // namespace mlayers
+#endif

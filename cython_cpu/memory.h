@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a large output's memory wants. Included by _call.pyx alone.
+ *
+ * Memory the system has not given yet (a fresh output: JAX and torch allocate one per call) costs a
+ * page fault for each 4 KB, more than any arithmetic on it; in huge pages of 2 MB the same fill takes
+ * a third of the time. Memory that is there and larger than the caches is better stored past them:
+ * an ordinary store first reads the line it is about to overwrite. The system is asked which it is.
+ */
+#ifndef MLAYERS_MEMORY_H
+#define MLAYERS_MEMORY_H
+
+#include <stdint.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#include "call.h"
+
+#define MLAYERS_LARGE ((int64_t)4 << 20)      /* below it huge pages gain nothing: as NumPy has it */
+#define MLAYERS_HUGE_PAGE ((uintptr_t)2 << 20)
+#define MLAYERS_USUAL_CACHE ((int64_t)32 << 20) /* where the system does not tell */
+
+static int64_t mlayers_cache_size(void) {
+    static int64_t size = 0;
+    int64_t found = __atomic_load_n(&size, __ATOMIC_RELAXED);
+    if (found == 0) {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+        found = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+        if (found <= 0) found = MLAYERS_USUAL_CACHE;
+        __atomic_store_n(&size, found, __ATOMIC_RELAXED);
+    }
+    return found;
+}
+
+/* Whether memory has been given. Where the system cannot be asked, it is taken to be. */
+static int mlayers_is_there(const void *address) {
+#ifdef __linux__
+    unsigned char there = 1;
+    uintptr_t page = (uintptr_t)address & ~(uintptr_t)(sysconf(_SC_PAGESIZE) - 1);
+    if (mincore((void *)page, 1, &there) == 0) return there & 1;
+#endif
+    (void)address;
+    return 1;
+}
+
+static void mlayers_want_huge_pages(void *data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    uintptr_t mask = MLAYERS_HUGE_PAGE - 1, first = ((uintptr_t)data + mask) & ~mask;
+    uintptr_t last = ((uintptr_t)data + (uintptr_t)bytes) & ~mask;
+    if (first < last) madvise((void *)first, last - first, MADV_HUGEPAGE); /* advice: may fail */
+#endif
+    (void)data;
+    (void)bytes;
+}
+
+/* Before a kernel runs: says in call->streams how to store, and prepares what is fresh. */
+static void mlayers_prepare_outputs(mlayers_call *call) {
+    static const int64_t width[] = {4, 8, 2, 2}; /* by dtype */
+    call->streams = 0;
+    for (int32_t i = 0; i < call->n_outputs; i++) {
+        int64_t bytes = call->outputs[i].size * width[call->dtype];
+        if (bytes < MLAYERS_LARGE) continue;
+        if (!mlayers_is_there((char *)call->outputs[i].data + bytes / 2))
+            mlayers_want_huge_pages(call->outputs[i].data, bytes);
+        else if (bytes > mlayers_cache_size())
+            call->streams = 1;
+    }
+}
+
+#endif
