@@ -17,7 +17,7 @@
 /* --- XLA FFI --- */
 
 enum { EXTENSION_METADATA = 1, ATTRIBUTE_ARRAY = 1, ATTRIBUTE_STRING = 4 };
-enum { TYPE_S64 = 5, TYPE_F32 = 11, TYPE_F64 = 12 };
+enum { TYPE_S64 = 5, TYPE_F16 = 10, TYPE_F32 = 11, TYPE_F64 = 12, TYPE_BF16 = 16 };
 enum { INVALID_ARGUMENT = 3, INTERNAL = 13 };
 
 typedef struct extension {
@@ -123,6 +123,17 @@ static const void *attribute(const call_frame *frame, const char *name, int type
     return NULL;
 }
 
+/* A dtype of call.h, or -1. */
+static int32_t dtype_of(int type) {
+    switch (type) {
+        case TYPE_F32: return MLAYERS_FLOAT32;
+        case TYPE_F64: return MLAYERS_FLOAT64;
+        case TYPE_F16: return MLAYERS_FLOAT16;
+        case TYPE_BF16: return MLAYERS_BFLOAT16;
+        default: return -1;
+    }
+}
+
 static int read_buffer(const buffer *from, int type, mlayers_array *to) {
     if (from->type != type) return 0;
     to->data = from->data;
@@ -170,9 +181,10 @@ VISIBLE void *mlayers_xla_call(call_frame *frame) {
     call.floats = floats->data;
     call.n_floats = (int64_t)floats->size;
     type = ((const buffer *)frame->arguments.values[0])->type;
-    call.dtype = type == TYPE_F64 ? MLAYERS_FLOAT64 : MLAYERS_FLOAT32;
-    if (type != TYPE_F32 && type != TYPE_F64)
-        return fail(frame, INVALID_ARGUMENT, "mlayers: kernels take float32 or float64");
+    call.dtype = dtype_of(type);
+    if (call.dtype < 0)
+        return fail(frame, INVALID_ARGUMENT,
+                    "mlayers: kernels take float16, bfloat16, float32 or float64");
     for (int i = 0; i < call.n_inputs; i++)
         if (!read_buffer(frame->arguments.values[i], type, &call.inputs[i]))
             return fail(frame, INVALID_ARGUMENT, "mlayers: inputs of different dtypes");

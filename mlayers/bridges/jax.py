@@ -35,7 +35,7 @@ from mlayers.op import Op
 
 TARGET = "mlayers"  # the one custom call target, for every op
 
-_DTYPES = frozenset(map(np.dtype, native.DTYPES))
+_DTYPES = frozenset(map(jnp.dtype, native.DTYPES))
 
 Call = Callable[..., tuple[Any, ...]]
 
@@ -62,7 +62,7 @@ def probe(dtype: str) -> None:
     """Compute `PROBE` through JAX; raises Unavailable where the result is wrong."""
     if dtype == "float64" and not jax.config.jax_enable_x64:
         return
-    x = np.arange(6, dtype=dtype).reshape(2, 3)
+    x = np.arange(6, dtype=jnp.dtype(dtype)).reshape(2, 3)
     (found,) = _function(native.PROBE, (3,))(x)
     native.check_probe(np.asarray(found), 3, x)
 

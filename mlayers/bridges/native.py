@@ -30,7 +30,7 @@ from mlayers.cython_cpu import core
 from mlayers.op import OPS, Op
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
-DTYPES = ("float32", "float64")  # of the kernels; half types are composed
+DTYPES = ("float32", "float64", "float16", "bfloat16")  # of the kernels
 
 
 class Unavailable(Exception):
@@ -148,8 +148,8 @@ def start(name: str, open_library: Callable[[str], Any] = ctypes.CDLL) -> Any:
         kernels = core()
     except ImportError as error:
         raise Unavailable(str(error)) from error
-    for name in ("probe", "probe_grad"):
-        kernels.register(name, import_module("mlayers.cython_cpu._probe").PROBE)
+    for probe in ("probe", "probe_grad"):
+        kernels.register(probe, import_module("mlayers.cython_cpu._probe").PROBE)
     kernels.set_explainer(explain)
     library = open_library(str(library_path(name)))
     why = ctypes.create_string_buffer(512)

@@ -24,7 +24,7 @@ typedef struct TF_OpKernelConstruction TF_OpKernelConstruction;
 typedef struct TF_OpKernelContext TF_OpKernelContext;
 typedef struct TF_ShapeInferenceContext TF_ShapeInferenceContext;
 
-enum { TF_FLOAT = 1, TF_DOUBLE = 2 };
+enum { TF_FLOAT = 1, TF_DOUBLE = 2, TF_BFLOAT16 = 14, TF_HALF = 19 };
 enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8, TF_FAILED_PRECONDITION = 9 };
 enum { TF_MAX_RANK = 254 };
 
@@ -146,6 +146,10 @@ static void destroy(void *self) { /* also called where create failed */
 
 /* --- a call --- */
 
+/* By dtype of call.h. */
+static const int tf_types[] = {TF_FLOAT, TF_DOUBLE, TF_HALF, TF_BFLOAT16};
+static const size_t widths[] = {4, 8, 2, 2};
+
 typedef struct {
     mlayers_call call;
     TF_Tensor *inputs[MLAYERS_MAX_ARRAYS]; /* owned, as are outputs */
@@ -166,14 +170,14 @@ static void take_input(Frame *frame, int i, TF_OpKernelContext *context, TF_Stat
         frame->shapes[i][axis] = tf.Dim(tensor, axis);
         array->size *= frame->shapes[i][axis];
     }
-    frame->call.dtype = tf.TensorType(tensor) == TF_FLOAT ? MLAYERS_FLOAT32 : MLAYERS_FLOAT64;
+    /* TensorFlow has checked T: one dtype for all, and one of these. */
+    while (tf_types[frame->call.dtype] != tf.TensorType(tensor)) frame->call.dtype++;
 }
 
 static void make_output(Frame *frame, int i, TF_OpKernelContext *context, TF_Status *status) {
     mlayers_array *array = &frame->call.outputs[i];
-    int single = frame->call.dtype == MLAYERS_FLOAT32;
-    size_t bytes = (size_t)array->size * (single ? sizeof(float) : sizeof(double));
-    frame->outputs[i] = tf.AllocateOutput(context, i, single ? TF_FLOAT : TF_DOUBLE, array->shape,
+    size_t bytes = (size_t)array->size * widths[frame->call.dtype];
+    frame->outputs[i] = tf.AllocateOutput(context, i, tf_types[frame->call.dtype], array->shape,
                                           (int)array->rank, bytes, status);
     if (!failed(status)) array->data = tf.TensorData(frame->outputs[i]);
 }
@@ -250,7 +254,7 @@ __attribute__((constructor)) static void register_op(void) {
     tf.OpDefinitionBuilderAddAttr(op, "op: string");
     tf.OpDefinitionBuilderAddAttr(op, "ints: list(int)");
     tf.OpDefinitionBuilderAddAttr(op, "floats: list(int)");
-    tf.OpDefinitionBuilderAddAttr(op, "T: {float, double}");
+    tf.OpDefinitionBuilderAddAttr(op, "T: {float, double, half, bfloat16}");
     tf.OpDefinitionBuilderAddAttr(op, "N: int >= 1");
     tf.OpDefinitionBuilderAddAttr(op, "M: int >= 1");
     tf.OpDefinitionBuilderAddInput(op, "inputs: N * T");

@@ -42,7 +42,7 @@ def load() -> None:
 
 def probe(dtype: str) -> None:
     """Test the op on a small array; raises Unavailable."""
-    x = np.arange(6, dtype=dtype).reshape(2, 3)
+    x = np.arange(6, dtype=tf.as_dtype(dtype).as_numpy_dtype).reshape(2, 3)
     with tf.device("CPU"):
         (found,) = _kernel(native.PROBE, (3,))([tf.constant(x)])
         native.check_probe(found.numpy(), 3, x)

@@ -51,6 +51,8 @@ size_t n_registered = 0;
 
 /* --- one call --- */
 
+constexpr size_t WIDTHS[] = {4, 8, 2, 2}; /* by dtype of call.h */
+
 [[noreturn]] void fail(const mlayers_op *op, const char *format, ...) {
     char words[256];
     va_list arguments;
@@ -58,6 +60,15 @@ size_t n_registered = 0;
     vsnprintf(words, sizeof words, format, arguments);
     va_end(arguments);
     throw std::runtime_error(std::string(op->name) + ": " + words);
+}
+
+/* A dtype of call.h, of a number of torch's ScalarType; or -1. */
+int32_t dtype_of(int32_t found) {
+    if (found == aoti_torch_dtype_float32()) return MLAYERS_FLOAT32;
+    if (found == aoti_torch_dtype_float64()) return MLAYERS_FLOAT64;
+    if (found == aoti_torch_dtype_float16()) return MLAYERS_FLOAT16;
+    if (found == aoti_torch_dtype_bfloat16()) return MLAYERS_BFLOAT16;
+    return -1;
 }
 
 bool is_contiguous(const mlayers_array &array, const int64_t *strides) {
@@ -135,13 +146,13 @@ struct Arguments { /* takes what lies on the stack, and gives it back whatever h
             fail(entry.op, "input %d must be on the CPU. Received: a device of type %d of torch's "
                  "DeviceType", i, device);
         if (found != dtype)
-            fail(entry.op, "inputs must have one dtype, float32 or float64. Received: input %d of "
-                 "number %d of torch's ScalarType, after number %d", i, found, dtype);
+            fail(entry.op, "inputs must have one dtype. Received: input %d of number %d of torch's "
+                 "ScalarType, after number %d", i, found, dtype);
         array.shape = shape;
         array.data = data;
         array.size = 1;
         for (int64_t axis = 0; axis < array.rank; axis++) array.size *= shape[axis];
-        size_t width = dtype == aoti_torch_dtype_float64() ? sizeof(double) : sizeof(float);
+        size_t width = WIDTHS[dtype_of(dtype)];
         bool aligned = reinterpret_cast<uintptr_t>(data) % width == 0;
         if (array.size == 0 || (aligned && is_contiguous(array, strides))) return;
         char *memory = static_cast<char *>(malloc(array.size * width));
@@ -150,8 +161,10 @@ struct Arguments { /* takes what lies on the stack, and gives it back whatever h
         const char *from = static_cast<const char *>(data);
         if (width == sizeof(double))
             gather<double>(memory, from, array.rank, shape, strides);
-        else
+        else if (width == sizeof(float))
             gather<float>(memory, from, array.rank, shape, strides);
+        else
+            gather<uint16_t>(memory, from, array.rank, shape, strides);
     }
 };
 
@@ -178,13 +191,13 @@ void compute(const Registered &entry, Word *stack) {
 
     if (aoti_torch_get_dtype(arguments.tensors[0].handle, &dtype))
         fail(op, "torch did not tell the dtype of input 0");
-    if (dtype != aoti_torch_dtype_float32() && dtype != aoti_torch_dtype_float64())
-        fail(op, "input 0 must have dtype float32 or float64. Received: number %d of torch's "
-             "ScalarType", dtype);
+    call.dtype = dtype_of(dtype);
+    if (call.dtype < 0)
+        fail(op, "input 0 must have dtype float16, bfloat16, float32 or float64. Received: number "
+             "%d of torch's ScalarType", dtype);
     arguments.read_numbers(entry, stack);
     for (int32_t i = 0; i < entry.n_tensors; i++)
         arguments.read_tensor(entry, i, dtype, call.inputs[i]);
-    call.dtype = dtype == aoti_torch_dtype_float32() ? MLAYERS_FLOAT32 : MLAYERS_FLOAT64;
     call.n_inputs = entry.n_tensors;
     call.n_outputs = 0;
     call.ints = arguments.ints.data();

@@ -33,7 +33,7 @@ from mlayers.op import OPS, Op
 
 # Kernels get each of these as it is. Other subclasses (DTensor) mean more than their numbers.
 _KINDS = (torch.Tensor, torch.nn.Parameter, FakeTensor, FunctionalTensor)
-_DTYPES = (torch.float32, torch.float64)  # tuples, because older torch.compile traces no sets
+_DTYPES = tuple(getattr(torch, name) for name in native.DTYPES)  # older torch traces no sets
 _CPU = torch.device("cpu")
 
 _library: Any = None  # the C half
@@ -60,12 +60,14 @@ def load() -> None:
 
 def probe(dtype: str) -> None:
     """Compute `PROBE` through torch; raises Unavailable where the result is wrong."""
-    x = np.arange(6, dtype=dtype).reshape(2, 3)
-    tensor = torch.from_numpy(x.T.copy()).T.requires_grad_()  # not contiguous
-    (out,) = run(native.PROBE, [tensor], (3,))
-    native.check_probe(out.detach().numpy(), 3, x)
+    x = np.arange(6, dtype="float64").reshape(2, 3)  # exact in every dtype; NumPy lacks bfloat16
+    tensor = torch.from_numpy(x.T.copy()).T.to(getattr(torch, dtype)).requires_grad_()
+    (out,) = run(native.PROBE, [tensor], (3,))  # of one that is not contiguous
     (grad,) = torch.autograd.grad(out.sum(), tensor)
-    native.check_probe(grad.numpy(), 3, np.ones_like(x))
+    if out.dtype is not tensor.dtype or grad.dtype is not tensor.dtype:
+        raise native.Unavailable(f"its test failed: a kernel made {out.dtype} of {tensor.dtype}")
+    native.check_probe(out.detach().double().numpy(), 3, x)
+    native.check_probe(grad.double().numpy(), 3, np.ones_like(x))
 
 
 def state() -> str:

@@ -33,6 +33,8 @@ typedef void (*Kernel)(Word *stack, Word n_inputs, Word n_outputs);
       (int64_t, const int64_t *, const int64_t *, int32_t, int32_t, int32_t, void **))         \
     X(int32_t, aoti_torch_dtype_float32, ())                                                   \
     X(int32_t, aoti_torch_dtype_float64, ())                                                   \
+    X(int32_t, aoti_torch_dtype_float16, ())                                                   \
+    X(int32_t, aoti_torch_dtype_bfloat16, ())                                                  \
     X(int32_t, aoti_torch_device_type_cpu, ())
 
 /* Since torch 2.10; only ops with a list need them. */

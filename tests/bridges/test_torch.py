@@ -212,11 +212,9 @@ def test_direct_misuse_gets_the_front_doors_words():
 
 
 @every_case
-def test_half_types_are_composed_unless_forced(case):
+def test_half_types_take_the_kernel(case):
     halves = case.tensors(torch.bfloat16)
-    assert case.overload not in targets(make_fx(lambda *t: case(*t))(*halves).graph)
-    with mlayers.use_kernels("cython"):
-        assert case.overload in targets(make_fx(lambda *t: case(*t))(*halves).graph)
+    assert case.overload in targets(make_fx(lambda *t: case(*t))(*halves).graph)
 
 
 def test_op_declared_later_and_op_without_a_kernel(monkeypatch):
