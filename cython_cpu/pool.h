@@ -3,12 +3,14 @@
  * The one thread pool of a process, shared by NumPy calls and by every bridge. Included by _call.pyx
  * alone, so that there is one.
  *
- * Its threads never spin: a framework's own pool wants the cores between our calls, and a spinning
- * team beside it costs milliseconds. The caller works too, and never waits for a thread that has not
- * begun, so that calls from many threads at once cannot starve one another.
+ * Its threads do not wait at the cores' expense: a framework's own pool wants them between our calls,
+ * and a team that spins beside it costs milliseconds. Only for MLAYERS_PATIENCE, about as long as it
+ * takes the system to wake a thread, does one look out for the next job before it sleeps. The caller
+ * works too, and never waits for a thread that has not begun, so that calls from many threads at once
+ * cannot starve one another.
  *
  *   caller                                   worker
- *   put the job on the list, wake workers    sleep until there is a job; join it
+ *   put the job on the list, wake workers    look out for a job, then sleep until there is one; join
  *   take chunks until none is left           take chunks until none is left
  *   take the job off, wait for those inside  leave; the last one out wakes the caller
  */
@@ -17,11 +19,13 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 #include "call.h"
 
-#define MLAYERS_CHUNKS_PER_THREAD 4 /* so that a thread that comes late still finds work */
+#define MLAYERS_CHUNKS_PER_THREAD 8 /* so that a thread that comes late still finds work */
 #define MLAYERS_MAX_THREADS 1024
+#define MLAYERS_PATIENCE 30000 /* nanoseconds */
 
 /* How many threads a call may use, the caller among them. Visible, for threadpoolctl. */
 static int mlayers_threads = 1;
@@ -41,7 +45,7 @@ typedef struct mlayers_job {
     mlayers_body body;
     int64_t rows, chunks;
     int64_t next;    /* the next chunk nobody has taken; atomic */
-    int inside;      /* workers that joined and have not left; under the lock */
+    int inside;      /* workers that joined and have not left; atomic, changed under the lock */
     int may_join;    /* how many more may; under the lock */
     struct mlayers_job *link;
 } mlayers_job;
@@ -51,6 +55,7 @@ static pthread_cond_t mlayers_work = PTHREAD_COND_INITIALIZER; /* a job is on th
 static pthread_cond_t mlayers_left = PTHREAD_COND_INITIALIZER; /* somebody left a job */
 static mlayers_job *mlayers_jobs = NULL;                       /* under the lock */
 static int mlayers_workers = 0;                                /* under the lock */
+static int mlayers_posted = 0; /* counts jobs, round and round; atomic, changed under the lock */
 static int mlayers_atfork_done = 0;                            /* under the lock */
 
 static void mlayers_take_chunks(mlayers_job *job) {
@@ -59,26 +64,55 @@ static void mlayers_take_chunks(mlayers_job *job) {
         job->body(job->call, job->rows * i / job->chunks, job->rows * (i + 1) / job->chunks);
 }
 
+/* Looks at a number until it is no longer `before`, or patience ends. */
+static void mlayers_look_out(const int *number, int before) {
+    struct timespec start, now;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (__atomic_load_n(number, __ATOMIC_ACQUIRE) != before) return;
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            __asm__ __volatile__("yield");
+#endif
+        }
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec <
+             MLAYERS_PATIENCE);
+}
+
 static int mlayers_has_work(const mlayers_job *job) {
     return job->may_join > 0 && __atomic_load_n(&job->next, __ATOMIC_RELAXED) < job->chunks;
 }
 
 static void *mlayers_worker(void *unused) {
+    int looked_out = 1; /* there is a job, or it would not have been hired */
     (void)unused;
     pthread_mutex_lock(&mlayers_lock);
     for (;;) {
         mlayers_job *job = mlayers_jobs;
         while (job && !mlayers_has_work(job)) job = job->link;
-        if (!job) {
+        if (!job && looked_out) {
             pthread_cond_wait(&mlayers_work, &mlayers_lock);
             continue;
         }
+        if (!job) {
+            int posted = mlayers_posted;
+            pthread_mutex_unlock(&mlayers_lock);
+            mlayers_look_out(&mlayers_posted, posted);
+            pthread_mutex_lock(&mlayers_lock);
+            looked_out = mlayers_posted == posted;
+            continue;
+        }
+        looked_out = 0;
         job->may_join--;
         job->inside++;
         pthread_mutex_unlock(&mlayers_lock);
         mlayers_take_chunks(job);
         pthread_mutex_lock(&mlayers_lock);
-        if (--job->inside == 0) pthread_cond_broadcast(&mlayers_left);
+        __atomic_sub_fetch(&job->inside, 1, __ATOMIC_RELEASE); /* at 0 the job may be gone */
+        pthread_cond_broadcast(&mlayers_left);
     }
     return NULL;
 }
@@ -126,6 +160,7 @@ static void mlayers_parallel(const mlayers_call *call, int64_t rows, mlayers_bod
     mlayers_hire(helpers);
     job.link = mlayers_jobs;
     mlayers_jobs = &job;
+    __atomic_add_fetch(&mlayers_posted, 1, __ATOMIC_RELEASE);
     if (helpers == 1)
         pthread_cond_signal(&mlayers_work);
     else
@@ -138,6 +173,11 @@ static void mlayers_parallel(const mlayers_call *call, int64_t rows, mlayers_bod
     for (link = &mlayers_jobs; *link != &job; link = &(*link)->link) {
     }
     *link = job.link;
+    helpers = job.inside;
+    pthread_mutex_unlock(&mlayers_lock);
+    if (helpers == 0) return;
+    for (int left = helpers; left > 0; left--) mlayers_look_out(&job.inside, left);
+    pthread_mutex_lock(&mlayers_lock);
     while (job.inside > 0) pthread_cond_wait(&mlayers_left, &mlayers_lock);
     pthread_mutex_unlock(&mlayers_lock);
 }

@@ -158,7 +158,7 @@ def _print_overhead(framework: Any, seconds: float) -> None:
     """What one call costs besides the arithmetic: four multiplications take no time."""
     calls = _row(framework, TINY, "multiply", "forward")
     arrays = tuple(np.ones((1, 4), "float32") for _ in range(3))
-    calls["bare kernel"] = partial(core().run, "ffm", arrays[:2], arrays[2:], (4, 0), ())
+    calls["bare kernel"] = partial(core().run, "ffm", "float32", arrays[:2], arrays[2:], (4, 0), ())
     found = interleave(calls, seconds)
     print(f"per call on a tiny input {TINY}, µs:")
     for name, median in found.items():
