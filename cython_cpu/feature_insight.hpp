@@ -47,10 +47,9 @@ template <typename C>
 inline C sum_of_squares(const C *x, int64_t n) {
     constexpr int W = LANES<C>;
     Vector<C, W> squares = {};
-    C total = 0;
     int64_t i = 0;
     for (; i + W <= n; i += W) squares += load<W>(x + i) * load<W>(x + i);
-    for (int w = 0; w < W; w++) total += squares[w];
+    C total = sum_of_lanes<C, W>(squares);
     for (; i < n; i++) total += x[i] * x[i];
     return total;
 }
@@ -76,7 +75,21 @@ inline void forward(const Segment<T> &x, int64_t first, int64_t last) {
     }
 }
 
-/* The upstream of `part` for a tile; where it lies in memory already, that. */
+/* A part of an array as what it is computed in: half types in `tile`, others where they are. To lay
+ * all of them down side by side was tried: it waits for memory that the products fetch as they go. */
+template <typename T>
+MLAYERS_INLINE Matrix<const Computed<T>> computed_part(int64_t I, int64_t J, Matrix<const T> from,
+                                                       Tile<Computed<T>> &tile) {
+    using C = Computed<T>;
+    if constexpr (std::is_same<T, C>::value) {
+        return from;
+    } else {
+        pack(I, J, from, tile);
+        return constant(matrix<C>(tile));
+    }
+}
+
+/* The upstream of `part` for a tile. */
 template <typename T>
 inline Matrix<const Computed<T>> upstream(const Segment<T> &x, int64_t b, int64_t k, int64_t rows,
                                           int64_t columns, Tile<Computed<T>> &tile) {
@@ -88,29 +101,13 @@ inline Matrix<const Computed<T>> upstream(const Segment<T> &x, int64_t b, int64_
             C scale = 2 * load<1>(x.out_bk.from(b + i, 0).data);
             for (int64_t j = 0; j < columns; j++) tile[i * PACK + j] *= scale;
         }
-    } else if constexpr (std::is_same<T, C>::value) {
-        return constant(x.out_bk.from(b, k));
-    } else {
-        pack(rows, columns, constant(x.out_bk.from(b, k)), tile);
-    }
-    return constant(matrix<C>(tile));
-}
-
-/* Half types as what they are computed in. */
-template <typename T>
-MLAYERS_INLINE Matrix<const Computed<T>> widened(int64_t I, int64_t J, Matrix<const T> from,
-                                                 Tile<Computed<T>> &tile) {
-    using C = Computed<T>;
-    if constexpr (std::is_same<T, C>::value) {
-        return from;
-    } else {
-        pack(I, J, from, tile);
         return constant(matrix<C>(tile));
     }
+    return computed_part<T>(rows, columns, constant(x.out_bk.from(b, k)), tile);
 }
 
 template <typename T>
-inline void store_tile(int64_t I, int64_t J, const Tile<Computed<T>> &tile, Matrix<T> to) {
+inline void store_tile(int64_t I, int64_t J, const Computed<T> *tile, Matrix<T> to) {
     for (int64_t i = 0; i < I; i++) convert(tile + i * PACK, to.from(i, 0).data, J);
 }
 
@@ -126,33 +123,30 @@ inline void input_grad(const Segment<T> &x, Matrix<T> input_grad_bn, int64_t fir
             for (int64_t k = 0; k < x.K || k == 0; k += PACK) {
                 int64_t columns = at_most_pack(x.K - k);
                 auto up_bk = upstream(x, b, k, rows, columns, up);
-                auto weight_nk = widened<T>(wide, columns, x.weight_nk.from(n, k), weight);
+                auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(n, k), weight);
                 product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(sums), k > 0);
             }
             store_tile<T>(rows, wide, sums, input_grad_bn.from(b, n));
         }
 }
 
-/* weight_grad for rows n and columns k of at most PACK. Where `input_grad_bn` is given, these are all
- * of the segment's, and the same pass over the upstream makes input_grad. */
+/* What a tile of rows adds to weight_grad for rows n and columns k, of at most PACK each. Where
+ * `input_grad_bn` is given, these are all of the segment's, and the same pass over the upstream makes
+ * input_grad. */
 template <typename T>
-inline void weight_grad(const Segment<T> &x, Matrix<T> weight_grad_nk,
-                                Matrix<T> input_grad_bn, int64_t n, int64_t k) {
+inline void weight_grad_tile(const Segment<T> &x, Matrix<Computed<T>> sums_nk,
+                             Matrix<T> input_grad_bn, int64_t b, int64_t n, int64_t k) {
     using C = Computed<T>;
     int64_t columns = at_most_pack(x.K - k), wide = at_most_pack(x.N - n);
-    Tile<C> sums, up, input, weight, input_grad;
-    memset(sums, 0, sizeof sums);
-    auto weight_nk = widened<T>(wide, columns, x.weight_nk.from(n, k), weight);
-    for (int64_t b = 0; b < x.B; b += PACK) {
-        int64_t rows = at_most_pack(x.B - b);
-        auto up_bk = upstream(x, b, k, rows, columns, up);
-        auto input_bn = widened<T>(rows, wide, x.input_bn.from(b, n), input);
-        product<C, C>(wide, columns, rows, turned(input_bn), up_bk, matrix<C>(sums), true);
-        if (input_grad_bn.data == nullptr) continue;
-        product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
-        store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, 0));
-    }
-    store_tile<T>(wide, columns, sums, weight_grad_nk.from(n, k));
+    int64_t rows = at_most_pack(x.B - b);
+    Tile<C> up, input, weight, input_grad;
+    auto up_bk = upstream(x, b, k, rows, columns, up);
+    auto input_bn = computed_part<T>(rows, wide, x.input_bn.from(b, n), input);
+    product<C, C>(wide, columns, rows, turned(input_bn), up_bk, sums_nk, b > 0);
+    if (input_grad_bn.data == nullptr) return;
+    auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(n, k), weight);
+    product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
+    store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, 0));
 }
 
 /* --- the whole of a call --- */
@@ -180,11 +174,14 @@ struct Segments {
     }
 };
 
+/* A few rows at a time, so that input, weight and output are all gone through in their order; more of
+ * half types, because the weight is converted for each. */
 template <typename T>
 inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) {
-    for (int64_t b = first; b < last; b += PACK) { /* so that a row of out is written in one go */
+    constexpr int64_t ROWS = std::is_same<T, Computed<T>>::value ? 8 : PACK;
+    for (int64_t b = first; b < last; b += ROWS) {
         Segments<T> segments{call, 0, static_cast<T *>(call->outputs[0].data)};
-        int64_t end = last - b < PACK ? last : b + PACK;
+        int64_t end = last - b < ROWS ? last : b + ROWS;
         for (int64_t s = 0; s < segments.count(); s++) forward(segments.at(s), b, end);
     }
 }
@@ -209,19 +206,42 @@ inline int64_t blocks_per_segment(const mlayers_call *call) {
     return blocks(most) * blocks(call->inputs[2].shape[1]);
 }
 
-/* A row is a block of weights, of which a segment has `blocks_per_segment`, the last ones empty. */
+/* A row is a block of weights, of which a segment has `blocks_per_segment`, the last ones empty. Rows
+ * of the batch are read in their order, tile by tile, and sums stay in weight_grad meanwhile; for half
+ * types, whose sums need more digits, it is block by block. */
 template <typename T>
 inline void weight_grad_blocks(const mlayers_call *call, int64_t first, int64_t last) {
-    Segments<T> segments{call, 1, static_cast<T *>(call->inputs[0].data)};
-    int64_t per_segment = blocks_per_segment(call), K = call->inputs[2].shape[1];
+    constexpr bool half = !std::is_same<T, Computed<T>>::value;
+    int64_t per_segment = blocks_per_segment(call);
+    int64_t B = call->inputs[1].shape[0], N = call->inputs[1].shape[1], K = call->inputs[2].shape[1];
     bool both = per_segment == 1; /* the block is the segment */
-    for (int64_t i = first; i < last; i++) {
+    auto add_tile = [&](Segments<T> &segments, int64_t i, int64_t b, auto sums) {
         Segment<T> segment = segments.at(i / per_segment);
         int64_t n = i % per_segment / blocks(K) * PACK, k = i % blocks(K) * PACK;
-        T *weight_out = static_cast<T *>(call->outputs[1].data) + segments.n * K;
-        T *input_out = static_cast<T *>(call->outputs[0].data) + segments.n;
-        Matrix<T> input_grad_bn = {both ? input_out : nullptr, call->inputs[1].shape[1], 1};
-        if (n < segment.N) weight_grad<T>(segment, {weight_out, K, 1}, input_grad_bn, n, k);
+        if (n >= segment.N) return;
+        T *weight_grad = static_cast<T *>(call->outputs[1].data) + (segments.n + n) * K + k;
+        T *input_grad = static_cast<T *>(call->outputs[0].data) + segments.n;
+        Matrix<T> input_grad_bn = {both ? input_grad : nullptr, N, 1}, out = {weight_grad, K, 1};
+        if constexpr (half) {
+            weight_grad_tile<T>(segment, sums, input_grad_bn, b, n, k);
+            if (b + PACK >= B)
+                store_tile<T>(at_most_pack(segment.N - n), at_most_pack(K - k), sums.data, out);
+        } else {
+            weight_grad_tile<T>(segment, out, input_grad_bn, b, n, k);
+        }
+    };
+    if constexpr (half) {
+        Segments<T> segments{call, 1, static_cast<T *>(call->inputs[0].data)};
+        for (int64_t i = first; i < last; i++) {
+            Tile<Computed<T>> sums;
+            for (int64_t b = 0; b < B || b == 0; b += PACK)
+                add_tile(segments, i, b, matrix<Computed<T>>(sums));
+        }
+    } else {
+        for (int64_t b = 0; b < B || b == 0; b += PACK) {
+            Segments<T> segments{call, 1, static_cast<T *>(call->inputs[0].data)};
+            for (int64_t i = first; i < last; i++) add_tile(segments, i, b, nullptr);
+        }
     }
 }
 

@@ -10,7 +10,7 @@
  * registers. Where D is a fraction of a vector (1, 2, 4, 8), as many fields as fill one are taken for
  * one field. What is left of D after whole vectors goes through shorter ones.
  *
- * dot and its gradient are matrix products: product.hpp.
+ * dot and its gradient are matrix products (product.hpp), unless there are only a few pairs of fields.
  */
 #ifndef MLAYERS_FFM_HPP
 #define MLAYERS_FFM_HPP
@@ -67,13 +67,22 @@ struct MultiplyGrad {
     }
 };
 
+/* As many copies of D numbers as fill a vector; D is a power of two below W. */
+template <int F, int W, typename T>
+MLAYERS_INLINE void fill_tile(const T *from, int64_t D, T (&tile)[W]) {
+    if constexpr (F < W) {
+        if (D != F) return fill_tile<2 * F, W>(from, D, tile);
+        for (int i = 0; i < W; i += F) memcpy(tile + i, from, F * sizeof(T)); /* of a known size */
+    }
+}
+
 template <typename T>
 inline void multiply(const T *left_d, const T *right_rd, T *out_rd, int64_t R, int64_t D) {
     constexpr int W = LANES<T>;
     if (D < W && W % D == 0) {
         T tile[W];
         int64_t whole = R * D / W;
-        for (int i = 0; i < W; i++) tile[i] = left_d[i % D];
+        fill_tile<1, W>(left_d, D, tile);
         cover<W, 1>(0, W, Multiply<T>{tile, right_rd, out_rd, whole, W});
         cover<W, 1>(0, R * D - whole * W,
                     Multiply<T>{tile, right_rd + whole * W, out_rd + whole * W, 1, W});
@@ -108,7 +117,7 @@ inline void multiply_grad_field(const T *grad_rd, const T *left_d, const T *righ
         T tile[W];
         C sums[2][W] = {};
         int64_t whole = R * D / W, done = whole * W;
-        for (int i = 0; i < W; i++) tile[i] = left_d[i % D];
+        fill_tile<1, W>(left_d, D, tile);
         MultiplyGrad<T, C> most{grad_rd, tile, right_rd, sums[0], right_sum_rd, whole, W};
         MultiplyGrad<T, C> rest{
             grad_rd + done, tile, right_rd + done, sums[1], right_sum_rd + done, 1, W};
@@ -151,6 +160,60 @@ inline void multiply_grad(const T *grad_lrd, const T *left_ld, const T *right_rd
             cover<LANES<T>, 4>(0, D, SumOfProducts<T>{grad_lrd + r * D, left_ld,
                                                       right_grad_rd + r * D, L, R * D, D});
     }
+}
+
+/* --- dot, where a matrix product would be too small to be one --- */
+
+constexpr int64_t FEW = 8; /* pairs of fields */
+
+template <typename T>
+inline void dot(const T *left_ld, const T *right_rd, T *out_lr, int64_t L, int64_t R, int64_t D) {
+    constexpr int W = LANES<T>;
+    if (L * R > FEW) return product<T>(L, R, D, left_ld, D, 1, right_rd, 1, D, out_lr);
+    for (int64_t l = 0; l < L; l++)
+        for (int64_t r = 0; r < R; r++) {
+            const T *left_d = left_ld + l * D, *right_d = right_rd + r * D;
+            Vector<Computed<T>, W> products = {};
+            int64_t d = 0;
+            for (; d + W <= D; d += W) products += load<W>(left_d + d) * load<W>(right_d + d);
+            auto sum = sum_of_lanes<Computed<T>, W>(products);
+            for (; d < D; d++) sum += load<1>(left_d + d) * load<1>(right_d + d);
+            store<1>(out_lr + l * R + r, sum);
+        }
+}
+
+/* out[d] = sum over i of scale[i * step] * x[i, d] */
+template <typename T>
+struct ScaledSum {
+    const T *scale, *x_id;
+    T *out_d;
+    int64_t I, step, D;
+
+    template <int W, int N>
+    MLAYERS_INLINE void run(int64_t d) const {
+        using C = Computed<T>;
+        Vector<C, W> sum[N] = {};
+        for (int64_t i = 0; i < I; i++)
+            for (int n = 0; n < N; n++)
+                sum[n] += all<W>(load<1>(scale + i * step)) * load<W>(x_id + i * D + d + n * W);
+        for (int n = 0; n < N; n++) store<W>(out_d + d + n * W, sum[n]);
+    }
+};
+
+/* left_grad = grad @ right, right_grad = grad.T @ left */
+template <typename T>
+inline void dot_grad(const T *grad_lr, const T *left_ld, const T *right_rd, T *left_grad_ld,
+                     T *right_grad_rd, int64_t L, int64_t R, int64_t D) {
+    constexpr int W = LANES<T>;
+    if (L * R > FEW) {
+        product<T>(L, D, R, grad_lr, R, 1, right_rd, D, 1, left_grad_ld);
+        product<T>(R, D, L, grad_lr, 1, R, left_ld, D, 1, right_grad_rd);
+        return;
+    }
+    for (int64_t l = 0; l < L; l++)
+        cover<W, 2>(0, D, ScaledSum<T>{grad_lr + l * R, right_rd, left_grad_ld + l * D, R, 1, D});
+    for (int64_t r = 0; r < R; r++)
+        cover<W, 2>(0, D, ScaledSum<T>{grad_lr + r, left_ld, right_grad_rd + r * D, L, R, D});
 }
 
 }  // namespace

@@ -3,8 +3,7 @@
 """FFM on the CPU: out[b,l,r,d] = left[b,l,d] * right[b,r,d], or its sum over d (dot).
 
 b batch, l left field, r right field, d dimension. A row is a batch row and is computed by one
-thread, so results do not depend on the thread count. The loops inside a row are in ffm.hpp and
-product.hpp.
+thread, so results do not depend on the thread count. The loops inside a row are in ffm.hpp.
 """
 from call cimport (
     BFLOAT16, FLOAT16, FLOAT32, Array, Call, exported, for_rows, has_shape, is_matrix, returns,
@@ -18,9 +17,11 @@ cdef extern from "ffm.hpp" namespace "mlayers" nogil:
     void multiply_grad[T](
         const T* grad_lrd, const T* left_ld, const T* right_rd, T* left_grad_ld, T* right_grad_rd,
         int64_t L, int64_t R, int64_t D) noexcept
-    void product[T](
-        int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, int64_t a_column,
-        const T* b, int64_t b_row, int64_t b_column, T* out) noexcept
+    void dot[T](
+        const T* left_ld, const T* right_rd, T* out_lr, int64_t L, int64_t R, int64_t D) noexcept
+    void dot_grad[T](
+        const T* grad_lr, const T* left_ld, const T* right_rd, T* left_grad_ld, T* right_grad_rd,
+        int64_t L, int64_t R, int64_t D) noexcept
 
 cdef enum IntType:  # the order in which mlayers/ops/ffm.py declares the choices
     MULTIPLY = 0
@@ -61,8 +62,7 @@ cdef void forward(const Call* call, int64_t first, int64_t last, number* out) no
         multiply_rows(left, right, out, first, last, L, R, D, call.streams)
         return
     for b in range(first, last):
-        product(
-            L, R, D, left + b * L * D, D, 1, right + b * R * D, 1, D, out + b * L * R)
+        dot(left + b * L * D, right + b * R * D, out + b * L * R, L, R, D)
 
 
 cdef void backward(
@@ -80,11 +80,10 @@ cdef void backward(
             multiply_grad(
                 grad + b * L * R * D, left + b * L * D, right + b * R * D,
                 left_grad + b * L * D, right_grad + b * R * D, L, R, D)
-        else:  # left_grad = grad @ right, right_grad = grad.T @ left
-            product(
-                L, D, R, grad + b * L * R, R, 1, right + b * R * D, D, 1, left_grad + b * L * D)
-            product(
-                R, D, L, grad + b * L * R, 1, R, left + b * L * D, D, 1, right_grad + b * R * D)
+        else:
+            dot_grad(
+                grad + b * L * R, left + b * L * D, right + b * R * D,
+                left_grad + b * L * D, right_grad + b * R * D, L, R, D)
 
 
 cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:

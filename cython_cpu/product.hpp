@@ -106,7 +106,9 @@ inline void product_direct(int64_t M, int64_t N, int64_t K, Matrix<const C> a, M
 template <typename T, typename C>
 inline void pack(int64_t I, int64_t J, Matrix<const T> from, C *to) {
     int64_t i = 0;
-    if (from.row == 1) { /* its columns lie side by side: four of each at once, turned round */
+    if (from.column == 1) {
+        for (; i < I; i++) convert(from.data + i * from.row, to + i * PACK, J);
+    } else if (from.row == 1) { /* its columns lie side by side: four of each at once, turned round */
         for (; i + 4 <= I; i += 4) {
             int64_t j = 0;
             for (; j + 4 <= J; j += 4) {

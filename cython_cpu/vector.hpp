@@ -205,6 +205,18 @@ MLAYERS_INLINE void store(T *to, Vector<Computed<T>, W> x) {
     memory<W, T>::store(to, x);
 }
 
+/* In halves, which the processor can do at once. */
+template <typename C, int W>
+MLAYERS_INLINE C sum_of_lanes(Vector<C, W> x) {
+    if constexpr (W == 1) {
+        return x;
+    } else {
+        Vector<C, W / 2> halves[2];
+        memcpy(halves, &x, sizeof x);
+        return sum_of_lanes<C, W / 2>(halves[0] + halves[1]);
+    }
+}
+
 /* Calls f.run<W, N>(i), each time for N vectors of W numbers, until they cover i = first to last. */
 template <int W, int N, typename F>
 MLAYERS_INLINE void cover(int64_t first, int64_t last, const F &f) {

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlayers import ops
 from mlayers.bridges import _after_import, native
-from mlayers.dispatch.config import use_kernels
+from mlayers.config import use_kernels
 from mlayers.show_config import show_config
 from mlayers.threads import (
     get_num_threads,

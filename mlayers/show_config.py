@@ -11,7 +11,7 @@ from typing import Any
 
 from mlayers.bridges import native
 from mlayers.cython_cpu import core
-from mlayers.dispatch.config import chosen_path
+from mlayers.config import chosen_path
 
 _PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"mlayers.ops"},
     {"mlayers.dispatch"},
     {"mlayers.bridges", "mlayers.cython_cpu", "mlayers.kernels_cu"},
-    {"mlayers.op"},
+    {"mlayers.config", "mlayers.op"},
 ]
 
 

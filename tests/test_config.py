@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mlayers
-from mlayers.dispatch.config import chosen_path
+from mlayers.config import chosen_path
 
 ONES = np.ones((2, 2), "float32")
 

@@ -94,7 +94,10 @@ def _function(op: Op, values: tuple[Any, ...]) -> Call:
             pullback: Call = jax.vjp(partial(_composed, op, values), *inputs)[1]
             return pullback(upstreams)
         named = dict(zip(op.inputs, inputs, strict=True), grad=upstreams[0])
-        return _function(gradient, values)(*(named[name] for name in gradient.inputs))
+        tensors = [named[name] for name in gradient.inputs]
+        if native.gradient_takes_kernel(gradient, "jax", tensors, values):
+            return _function(gradient, values)(*tensors)
+        return _composed(gradient, values, *tensors)
 
     function.defvjp(forward, backward)
     jitted: Call = jax.jit(function, inline=True)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from mlayers.cython_cpu import core
+from mlayers.config import chosen_path
 from mlayers.op import OPS, Op
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
@@ -135,7 +136,22 @@ def load_only(framework: str) -> None:
         import_module(f"mlayers.bridges.{framework}").load()
 
 
+def takes_kernel(op: Op, library: str, tensors: Sequence[Any], values: tuple[Any, ...]) -> bool:
+    """Whether the kernel is the faster path, by what the op declares."""
+    return op.kernel_wins is None or op.takes_kernel(
+        library, [tuple(tensor.shape) for tensor in tensors], values
+    )
+
+
 # --- for the bridges ---
+
+
+def gradient_takes_kernel(
+    op: Op, library: str, tensors: Sequence[Any], values: tuple[Any, ...]
+) -> bool:
+    """Whether a gradient op that follows a kernel is to be a kernel too."""
+    return chosen_path() != "auto" or takes_kernel(op, library, tensors, values)
+
 
 
 def start(name: str, open_library: Callable[[str], Any] = ctypes.CDLL) -> Any:

@@ -110,7 +110,10 @@ def _gradient(
     """The gradients of the inputs: an op; for an op without one what TensorFlow derives."""
     if op.gradient is None:
         return _derived(op, tensors, values, upstreams)
-    return run(op.gradient, _gradient_inputs(op, tensors, upstreams), values)
+    inputs = _gradient_inputs(op, tensors, upstreams)
+    if native.gradient_takes_kernel(op.gradient, "tensorflow", inputs, values):
+        return run(op.gradient, inputs, values)
+    return _composed(op.gradient, inputs, values)
 
 
 def _gradient_inputs(op: Op, tensors: Sequence[Any], upstreams: Sequence[Any]) -> Sequence[Any]:

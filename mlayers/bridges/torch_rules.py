@@ -9,6 +9,7 @@ All are looked up when this file is imported: a torch without one of them compos
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch._functorch.autograd_function as _functorch
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
-from mlayers.op import Op
+from mlayers.bridges import native
+from mlayers.op import LARGE, Op
 
 # As torch's own ops are differentiated, one level at a time; torch.func refuses to meet an ordinary
 # torch.autograd.Function inside an op.
@@ -112,6 +114,8 @@ def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
 
     def below(keyset: Any, arguments: Sequence[Any]) -> Any:
         with _BelowAutograd():
+            if op.fusible and _is_fused(op, arguments):
+                return unpacked(op, composed(op, arguments[n:], *arguments[:n]))
             overload = overloads[op.name]
             return overload.redispatch(keyset & _BELOW_AUTOGRAD, *arguments)
 
@@ -128,6 +132,18 @@ def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
     return kernel
 
 
+def _is_fused(op: Op, arguments: Sequence[Any]) -> bool:
+    """Whether torch.compile is making a graph in which it would fuse the formula."""
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    if native.chosen_path() != "auto":
+        return False
+    tensors, codes = arguments[: len(op.inputs)], arguments[len(op.inputs) :]
+    shapes = op.shapes(*(tuple(t.shape) for t in tensors), *decoded(op, codes))
+    largest = max([math.prod(shape) for shape in shapes]) * tensors[0].element_size()
+    return largest < LARGE
+
+
 def _gradients(
     op: Op,
     overloads: Overloads,
@@ -141,7 +157,10 @@ def _gradients(
         derived: tuple[Any, ...] = torch.func.vjp(formula, *inputs)[1](tuple(upstream))
         return derived
     named = {**dict(zip(op.inputs, inputs, strict=True)), "grad": upstream[0]}
-    grads = overloads[op.gradient.name](*(named[name] for name in op.gradient.inputs), *codes)
+    tensors = [named[name] for name in op.gradient.inputs]
+    if not native.gradient_takes_kernel(op.gradient, "torch", tensors, decoded(op, codes)):
+        return composed(op.gradient, codes, *tensors)
+    grads = overloads[op.gradient.name](*tensors, *codes)
     return grads if len(op.inputs) > 1 else (grads,)
 
 

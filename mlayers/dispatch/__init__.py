@@ -5,6 +5,9 @@
     TensorFlow, JAX, torch    -> bridges/: the kernels inside the framework's own graph, or the
                                  composition, in the framework's own operations
 
+Left to itself (`auto`), a call takes the kernel where there is one and where it is the faster one, by
+the rule that each op declares.
+
 Nothing is checked here, the front door (mlayers/ops) has; nothing is imported before it is needed.
 """
 
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlayers.dispatch import cpu
-from mlayers.dispatch.config import chosen_path
+from mlayers.config import chosen_path
 from mlayers.op import Op, Shape
 
 BRIDGED = ("cython", "composition")
@@ -49,7 +52,10 @@ def run(
             f"{', '.join(paths)}. Change MLAYERS_KERNELS or mlayers.use_kernels(...)."
         )
     if library == "numpy":
-        return cpu.run(op, paths[0] if path == "auto" else path, arrays, values, shapes, out)
+        if path == "auto":
+            inputs = [array.shape for array in arrays]
+            path = "cython" if op.takes_kernel("numpy", inputs, values) else "composition"
+        return cpu.run(op, path, arrays, values, shapes, out)
     return _run_bridged(op, library, arrays, tuple(values), path)
 
 
@@ -63,11 +69,10 @@ def _run_bridged(
         return composition.run(op, tensors, values)
     bridge = native.bridge(library)
     if bridge is not None and bridge.serves(op, tensors):
-        return tuple(bridge.run(op, tensors, values))
+        if path == "cython" or native.takes_kernel(op, library, tensors, values):
+            return tuple(bridge.run(op, tensors, values))
+        return composition.run(op, tensors, values)
     if path == "auto":
         return composition.run(op, tensors, values)
-    wide = [composition.widened(tensor) for tensor in tensors]  # kernels have no half types
-    if bridge is None or not bridge.serves(op, wide):
-        why = f"{library} has no kernel for these tensors" if bridge else native.why_not(library)
-        raise RuntimeError(f"{op.name}: the path 'cython' is forced, but {why}.")
-    return composition.narrowed(bridge.run(op, wide, values), tensors[0])
+    why = f"{library} has no kernel for these tensors" if bridge else native.why_not(library)
+    raise RuntimeError(f"{op.name}: the path 'cython' is forced, but {why}.")

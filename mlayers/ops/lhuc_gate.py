@@ -101,6 +101,8 @@ def _grad_composition(xp: Any, grad: Any, hidden: Any, logits: Any) -> Any:
     return gated, gated * hidden * (1 - gate)
 
 
+# Measured on 2 cores, AVX-512, float32: composition / kernel, both compiled by torch 2.13, at (1024,128)
+# and (1024,512): forward 0.75 and 0.71, with gradient 0.83 and 0.74. Elsewhere the kernel is ahead.
 _LHUC_GATE_GRAD = declare(
     Op(
         name="lhuc_gate_grad",
@@ -111,6 +113,7 @@ _LHUC_GATE_GRAD = declare(
         shapes=_grad_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
+        fusible=True,
     )
 )
 
@@ -125,5 +128,6 @@ _LHUC_GATE = declare(
         reference=_reference,
         composition=_composition,
         gradient=_LHUC_GATE_GRAD,
+        fusible=True,
     )
 )

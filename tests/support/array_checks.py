@@ -12,7 +12,7 @@ import pytest
 from mlayers.cython_cpu import core
 
 import mlayers
-from mlayers.dispatch.config import chosen_path
+from mlayers.config import chosen_path
 from mlayers.op import OPS, Op
 from support.op_examples import DTYPES, TOLERANCE, Bad, Example
 
