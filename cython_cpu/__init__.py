@@ -19,7 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-
 BASELINE = "baseline"  # what every processor of the architecture has: SSE2, NEON
 ISAS = (BASELINE, "avx2", "avx512")  # the best last
 _ALIASES = {"neon": BASELINE} if platform.machine() in ("arm64", "aarch64") else {}
@@ -65,12 +64,16 @@ def use_isa(name: str) -> None:
     _register(core(), name)
 
 
+def module(name: str) -> Any:
+    """The compiled module `name` for the instruction set in use."""
+    suffix = "" if isa() == BASELINE else f"_{isa()}"
+    return import_module(f"{__name__}.{name}{suffix}")
+
+
 def _available(call: Any) -> tuple[str, ...]:
     compiled = {info.name for info in pkgutil.iter_modules(__path__)}
     return tuple(
-        isa
-        for isa in ISAS
-        if isa == BASELINE or (f"ffm_{isa}" in compiled and call.can_run(isa))
+        isa for isa in ISAS if isa == BASELINE or (f"ffm_{isa}" in compiled and call.can_run(isa))
     )
 
 

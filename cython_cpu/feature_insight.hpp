@@ -111,42 +111,59 @@ inline void store_tile(int64_t I, int64_t J, const Computed<T> *tile, Matrix<T> 
     for (int64_t i = 0; i < I; i++) convert(tile + i * PACK, to.from(i, 0).data, J);
 }
 
-/* input_grad for rows first to last, with columns of at most PACK at once. */
+/* input_grad for rows first to last. `up` is made once for all n; for half types, whose sums need more
+ * digits than input_grad has, once for each PACK of them. */
 template <typename T>
-inline void input_grad(const Segment<T> &x, Matrix<T> input_grad_bn, int64_t first,
-                               int64_t last) {
+inline void input_grad(const Segment<T> &x, Matrix<T> input_grad_bn, int64_t first, int64_t last) {
     using C = Computed<T>;
-    for (int64_t b = first; b < last; b += PACK)
-        for (int64_t n = 0; n < x.N; n += PACK) {
-            int64_t rows = at_most_pack(last - b), wide = at_most_pack(x.N - n);
-            Tile<C> sums, up, weight;
-            for (int64_t k = 0; k < x.K || k == 0; k += PACK) {
-                int64_t columns = at_most_pack(x.K - k);
-                auto up_bk = upstream(x, b, k, rows, columns, up);
-                auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(n, k), weight);
-                product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(sums), k > 0);
+    constexpr bool half = !std::is_same<T, C>::value;
+    Tile<C> up, weight, sums;
+    auto add = [&](int64_t b, int64_t n, int64_t k, Matrix<const C> up_bk, Matrix<C> out) {
+        int64_t wide = at_most_pack(x.N - n), columns = at_most_pack(x.K - k);
+        auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(n, k), weight);
+        product<C, C>(at_most_pack(last - b), wide, columns, up_bk, turned(weight_nk), out, k > 0);
+    };
+    auto up_of = [&](int64_t b, int64_t k) {
+        return upstream(x, b, k, at_most_pack(last - b), at_most_pack(x.K - k), up);
+    };
+    for (int64_t b = first; b < last; b += PACK) {
+        if constexpr (half) {
+            for (int64_t n = 0; n < x.N; n += PACK) {
+                for (int64_t k = 0; k < x.K || k == 0; k += PACK)
+                    add(b, n, k, up_of(b, k), matrix<C>(sums));
+                store_tile<T>(at_most_pack(last - b), at_most_pack(x.N - n), sums,
+                              input_grad_bn.from(b, n));
             }
-            store_tile<T>(rows, wide, sums, input_grad_bn.from(b, n));
+        } else {
+            for (int64_t k = 0; k < x.K || k == 0; k += PACK) {
+                auto up_bk = up_of(b, k);
+                for (int64_t n = 0; n < x.N; n += PACK)
+                    add(b, n, k, up_bk, input_grad_bn.from(b, n));
+            }
         }
+    }
 }
 
-/* What a tile of rows adds to weight_grad for rows n and columns k, of at most PACK each. Where
+/* What a tile of rows adds to weight_grad for rows n to `end` and columns k to k + PACK. Where
  * `input_grad_bn` is given, these are all of the segment's, and the same pass over the upstream makes
  * input_grad. */
 template <typename T>
 inline void weight_grad_tile(const Segment<T> &x, Matrix<Computed<T>> sums_nk,
-                             Matrix<T> input_grad_bn, int64_t b, int64_t n, int64_t k) {
+                             Matrix<T> input_grad_bn, int64_t b, int64_t n, int64_t end,
+                             int64_t k) {
     using C = Computed<T>;
-    int64_t columns = at_most_pack(x.K - k), wide = at_most_pack(x.N - n);
-    int64_t rows = at_most_pack(x.B - b);
+    int64_t columns = at_most_pack(x.K - k), rows = at_most_pack(x.B - b);
     Tile<C> up, input, weight, input_grad;
     auto up_bk = upstream(x, b, k, rows, columns, up);
-    auto input_bn = computed_part<T>(rows, wide, x.input_bn.from(b, n), input);
-    product<C, C>(wide, columns, rows, turned(input_bn), up_bk, sums_nk, b > 0);
-    if (input_grad_bn.data == nullptr) return;
-    auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(n, k), weight);
-    product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
-    store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, 0));
+    for (int64_t i = n; i < end; i += PACK) {
+        int64_t wide = at_most_pack(x.N - i);
+        auto input_bn = computed_part<T>(rows, wide, x.input_bn.from(b, i), input);
+        product<C, C>(wide, columns, rows, turned(input_bn), up_bk, sums_nk.from(i - n, 0), b > 0);
+        if (input_grad_bn.data == nullptr) continue;
+        auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(i, k), weight);
+        product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
+        store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, i));
+    }
 }
 
 /* --- the whole of a call --- */
@@ -208,7 +225,8 @@ inline int64_t blocks_per_segment(const mlayers_call *call) {
 
 /* A row is a block of weights, of which a segment has `blocks_per_segment`, the last ones empty. Rows
  * of the batch are read in their order, tile by tile, and sums stay in weight_grad meanwhile; for half
- * types, whose sums need more digits, it is block by block. */
+ * types, whose sums need more digits, it is block by block. With aggregate, whose upstream takes a
+ * product to make, the first block of a column takes those below it along. */
 template <typename T>
 inline void weight_grad_blocks(const mlayers_call *call, int64_t first, int64_t last) {
     constexpr bool half = !std::is_same<T, Computed<T>>::value;
@@ -218,16 +236,18 @@ inline void weight_grad_blocks(const mlayers_call *call, int64_t first, int64_t 
     auto add_tile = [&](Segments<T> &segments, int64_t i, int64_t b, auto sums) {
         Segment<T> segment = segments.at(i / per_segment);
         int64_t n = i % per_segment / blocks(K) * PACK, k = i % blocks(K) * PACK;
-        if (n >= segment.N) return;
+        bool whole = segment.aggregate && !half;
+        if (n >= segment.N || (whole && n > 0)) return;
+        int64_t end = whole ? segment.N : n + 1;
         T *weight_grad = static_cast<T *>(call->outputs[1].data) + (segments.n + n) * K + k;
         T *input_grad = static_cast<T *>(call->outputs[0].data) + segments.n;
         Matrix<T> input_grad_bn = {both ? input_grad : nullptr, N, 1}, out = {weight_grad, K, 1};
         if constexpr (half) {
-            weight_grad_tile<T>(segment, sums, input_grad_bn, b, n, k);
+            weight_grad_tile<T>(segment, sums, input_grad_bn, b, n, end, k);
             if (b + PACK >= B)
                 store_tile<T>(at_most_pack(segment.N - n), at_most_pack(K - k), sums.data, out);
         } else {
-            weight_grad_tile<T>(segment, out, input_grad_bn, b, n, k);
+            weight_grad_tile<T>(segment, out, input_grad_bn, b, n, end, k);
         }
     };
     if constexpr (half) {

@@ -62,9 +62,9 @@ MLAYERS_INLINE void product_block(int64_t K, Matrix<const C> a, Matrix<const C> 
         for (int n = 0; n < N; n++) store<W>(out.data + m * out.row + n * W, sum[m][n]);
 }
 
-/* N vectors of columns, for all rows. */
+/* N vectors of columns, for all rows. Not inlined: it is the same registers wherever it is called. */
 template <int N, int W, typename C>
-inline void product_columns(int64_t M, int64_t K, Matrix<const C> a, Matrix<const C> b,
+__attribute__((noinline)) void product_columns(int64_t M, int64_t K, Matrix<const C> a, Matrix<const C> b,
                             Matrix<C> out, bool add) {
     constexpr int MOST = N == 1 ? 8 : 4;
     int64_t m = 0;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 # Bytes from which on an output may well come from fresh memory each time. The kernels ask for that
-# in huge pages, which weighs more than fusion: torch at 16 MB 0.8 to 4.8 times the compiled formula.
+# in huge pages, which weighs more than fusion: at 16 MB 0.8 to 4.8 times as fast in torch.
 LARGE = 8 << 20
 
 Shape = tuple[Any, ...]  # of int, None where unknown while tracing, or a framework's symbolic size
@@ -98,7 +98,7 @@ class Op:
     def takes_kernel(self, library: str, inputs: Sequence[Shape], values: Sequence[Any]) -> bool:
         """Whether the kernel is the faster path for inputs of these shapes, by `kernel_wins`."""
         if self.kernel_wins is None or not all(
-            [isinstance(size, int) for shape in inputs for size in shape]
+            isinstance(size, int) for shape in inputs for size in shape
         ):
             return True
         return self.kernel_wins(library, *inputs, *values)

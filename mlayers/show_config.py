@@ -9,8 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from mlayers import cython_cpu
 from mlayers.bridges import native
-from mlayers.cython_cpu import core
 from mlayers.config import chosen_path
 
 _PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
@@ -66,12 +66,12 @@ def _versions() -> dict[str, str]:
 
 def _cpu_kernels() -> dict[str, Any]:
     try:
-        call = core()
+        call = cython_cpu.core()
     except ImportError as error:
         return {"state": f"off: {error}"}
     return {
         "state": "on",
-        "machine": f"{platform.machine()} baseline instructions",
+        "instructions": f"{cython_cpu.isa()} (of {', '.join(cython_cpu.isas())})",
         "threads": call.get_num_threads(),
     }
 

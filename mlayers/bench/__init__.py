@@ -1,6 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mlayers bench``: the kernels beside the composition, framework by framework."""
+"""``python -m mlayers bench``: the project's speedometer.
 
-from mlayers.bench.table import add_parser, interleave
+cli.py         the command: options, a process for each framework, files
+cases.py       what is computed: ops, shapes, and what they cost in bytes and operations
+frameworks.py  how a framework makes tensors, compiles and differentiates
+rows.py        a row: one case in one framework, everything that it is compared with
+tower.py       LHUCTower beside the same tower of stock Keras layers
+timing.py      calls in turns, medians and spread
+machine.py     bandwidth, peak memory, what machine this is
+report.py      rows as a table
+pictures.py    rows as pictures
+"""
 
-__all__ = ["add_parser", "interleave"]
+from mlayers.bench.cli import add_parser
+
+__all__ = ["add_parser"]

@@ -11,16 +11,15 @@ class Jax:
     """JAX."""
 
     compilers = ("jax.jit",)
-    ours_compiler = "jax.jit"
 
     def start_row(self) -> None:
         """Nothing to forget: each function has programs of its own."""
 
-    def tensor(self, array: Any) -> Any:
-        """A tensor of an array."""
+    def tensor(self, array: Any, dtype: str) -> Any:
+        """A tensor of a float64 array."""
         import jax.numpy as jnp
 
-        return jnp.asarray(array)
+        return jnp.asarray(array, dtype)
 
     def wait(self, result: Any) -> None:
         """Return when a result has been computed."""
@@ -35,11 +34,11 @@ class Jax:
         return jax.jit(function)
 
     def with_gradient(self, function: Any) -> Any:
-        """From (left, right, upstream) to the result and both gradients."""
+        """From (upstream, *inputs) to the result and the gradients."""
         import jax
 
-        def both(left: Any, right: Any, upstream: Any) -> Any:
-            out, pullback = jax.vjp(function, left, right)
+        def both(upstream: Any, *inputs: Any) -> Any:
+            out, pullback = jax.vjp(function, *inputs)
             return out, pullback(upstream)
 
         return both
@@ -49,16 +48,15 @@ class TensorFlow:
     """TensorFlow."""
 
     compilers = ("tf.function", "jit_compile")
-    ours_compiler = "tf.function"
 
     def start_row(self) -> None:
         """Nothing to forget: each function has graphs of its own."""
 
-    def tensor(self, array: Any) -> Any:
-        """A tensor of an array."""
+    def tensor(self, array: Any, dtype: str) -> Any:
+        """A tensor of a float64 array."""
         import tensorflow as tf
 
-        return tf.constant(array)
+        return tf.cast(tf.constant(array), dtype)
 
     def wait(self, result: Any) -> None:
         """Nothing to wait for: on a CPU a call returns when it is done."""
@@ -70,14 +68,14 @@ class TensorFlow:
         return tf.function(function, jit_compile=compiler == "jit_compile", autograph=False)
 
     def with_gradient(self, function: Any) -> Any:
-        """From (left, right, upstream) to the result and both gradients."""
+        """From (upstream, *inputs) to the result and the gradients."""
         import tensorflow as tf
 
-        def both(left: Any, right: Any, upstream: Any) -> Any:
+        def both(upstream: Any, *inputs: Any) -> Any:
             with tf.GradientTape() as tape:
-                tape.watch((left, right))
-                out = function(left, right)
-            return out, tape.gradient(out, (left, right), output_gradients=upstream)
+                tape.watch(inputs)
+                out = function(*inputs)
+            return out, tape.gradient(out, inputs, output_gradients=upstream)
 
         return both
 
@@ -86,7 +84,6 @@ class Torch:
     """torch."""
 
     compilers = ("torch.compile",)
-    ours_compiler = "torch.compile"
 
     def start_row(self) -> None:
         """Forget what was compiled: torch.compile allows a function few shapes."""
@@ -94,11 +91,11 @@ class Torch:
 
         torch.compiler.reset()
 
-    def tensor(self, array: Any) -> Any:
-        """A tensor of an array."""
+    def tensor(self, array: Any, dtype: str) -> Any:
+        """A tensor of a float64 array."""
         import torch
 
-        return torch.from_numpy(array)
+        return torch.from_numpy(array).to(getattr(torch, dtype))
 
     def wait(self, result: Any) -> None:
         """Nothing to wait for: on a CPU a call returns when it is done."""
@@ -113,7 +110,7 @@ class Torch:
         return torch.compile(function, fullgraph=True, dynamic=False)
 
     def with_gradient(self, function: Any) -> Any:
-        """From (left, right, upstream) to the result and both gradients."""
+        """From (upstream, *inputs) to the result and the gradients."""
         return _TorchGradient(function)
 
 
@@ -123,10 +120,10 @@ class _TorchGradient:
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
 
-    def __call__(self, left: Any, right: Any, upstream: Any) -> Any:
+    def __call__(self, upstream: Any, *inputs: Any) -> Any:
         import torch
 
-        leaves = (left.detach().requires_grad_(), right.detach().requires_grad_())
+        leaves = tuple(tensor.detach().requires_grad_() for tensor in inputs)
         out = self.forward(*leaves)
         return out, torch.autograd.grad(out, leaves, upstream)
 

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.cython_cpu import core
 from mlayers.config import chosen_path
+from mlayers.cython_cpu import core
 from mlayers.op import OPS, Op
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
@@ -151,7 +151,6 @@ def gradient_takes_kernel(
 ) -> bool:
     """Whether a gradient op that follows a kernel is to be a kernel too."""
     return chosen_path() != "auto" or takes_kernel(op, library, tensors, values)
-
 
 
 def start(name: str, open_library: Callable[[str], Any] = ctypes.CDLL) -> Any:

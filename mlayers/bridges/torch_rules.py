@@ -19,6 +19,7 @@ from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
 from mlayers.bridges import native
+from mlayers.config import chosen_path
 from mlayers.op import LARGE, Op
 
 # As torch's own ops are differentiated, one level at a time; torch.func refuses to meet an ordinary
@@ -136,12 +137,12 @@ def _is_fused(op: Op, arguments: Sequence[Any]) -> bool:
     """Whether torch.compile is making a graph in which it would fuse the formula."""
     if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return False
-    if native.chosen_path() != "auto":
+    if chosen_path() != "auto":
         return False
     tensors, codes = arguments[: len(op.inputs)], arguments[len(op.inputs) :]
     shapes = op.shapes(*(tuple(t.shape) for t in tensors), *decoded(op, codes))
     largest = max([math.prod(shape) for shape in shapes]) * tensors[0].element_size()
-    return largest < LARGE
+    return bool(largest < LARGE)
 
 
 def _gradients(

@@ -5,7 +5,7 @@
     TensorFlow, JAX, torch    -> bridges/: the kernels inside the framework's own graph, or the
                                  composition, in the framework's own operations
 
-Left to itself (`auto`), a call takes the kernel where there is one and where it is the faster one, by
+Left to itself (`auto`), a call takes the kernel where there is one and it is the faster path, by
 the rule that each op declares.
 
 Nothing is checked here, the front door (mlayers/ops) has; nothing is imported before it is needed.
@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlayers.dispatch import cpu
 from mlayers.config import chosen_path
+from mlayers.dispatch import cpu
 from mlayers.op import Op, Shape
 
 BRIDGED = ("cython", "composition")

@@ -208,9 +208,9 @@ def _grad_composition(
     return xp.concatenate(input_grads, axis=1), xp.concatenate(weight_grads, axis=0)
 
 
-# Where a segment is so large a matrix product that a BLAS does it better, the composition calls one.
-# Measured on 2 cores, AVX-512 (EPYC, 4th generation), float32, B 1024; composition / kernel, both the
-# best of their framework; S segments of n columns, K units:
+# Where a segment is so large a matrix product that a BLAS does it better, the composition calls
+# one. Measured on 2 cores, AVX-512, float32, B 1024; composition / kernel, both the best of their
+# framework; S segments of n columns, K units:
 #
 #     forward              NumPy   torch   JAX    TensorFlow
 #     S 64, n 16, K 64     1.1     1.2     1.6    2.0
@@ -223,14 +223,19 @@ def _grad_composition(
 #     S 64, n 16, K 64             1.6 to 2.2            1.5 to 1.7
 #     S 8, n 128, K 64             1.1 to 1.3            0.7 to 0.8
 #     S 4, n 256, K 256            0.95 to 1.1           0.4
-#     S 2, n 512, K 512            1.0                   0.2 (the kernel computes products again)
+#     S 2, n 512, K 512            1.0
+#
+# Behind where it is aggregated, the kernel is used all the same if K is above 64: the composition
+# holds arrays of (B, K).
 _WIDE = {"numpy": 1 << 15, "torch": 1 << 17}  # n * K from which on the composition is taken
-_BLOCK = 64  # what the kernel of the aggregated gradient takes at once
+_BLOCK = 64  # columns that the kernel takes at once
 
 
 def _kernel_wins(
     library: str, embedding: Shape, weight: Shape, segment_sizes: tuple[int, ...], aggregate: bool
 ) -> bool:
+    if aggregate and weight[1] > _BLOCK:
+        return True
     mean_size = embedding[1] // len(segment_sizes)
     return bool(mean_size * weight[1] < _WIDE.get(library, math.inf))
 
@@ -244,7 +249,7 @@ def _grad_kernel_wins(
     aggregate: bool,
 ) -> bool:
     if aggregate:
-        return bool(max(segment_sizes) <= _BLOCK and weight[1] <= _BLOCK)
+        return bool(max(segment_sizes) <= _BLOCK or weight[1] > _BLOCK)
     return _kernel_wins(library, embedding, weight, segment_sizes, aggregate)
 
 

@@ -115,9 +115,9 @@ _FID_COUNTER_GRAD = declare(
     )
 )
 
-# Measured on 2 cores, AVX-512, float32: composition / kernel, both compiled by torch 2.13: 0.86 for a
-# thousand counters, 0.70 for a million, 2.3 for ten million. Elsewhere, and for the gradient (9.5 for a
-# million), the kernel is ahead.
+# Measured on 2 cores, AVX-512, float32: composition / kernel, both compiled by torch 2.13: 0.86 for
+# a thousand counters, 0.70 for a million, 2.3 for ten million. Elsewhere, and for the gradient (9.5
+# for a million), the kernel is ahead.
 _FID_COUNTER = declare(
     Op(
         name="fid_counter",

@@ -14,13 +14,13 @@ if os.environ.get("KERAS_BACKEND") != "torch":
 
 import keras
 import torch
+from mlayers.cython_cpu import _probe, core
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import mlayers
 import mlayers.bridges.torch
 from mlayers import dispatch
 from mlayers.bridges import native
-from mlayers.cython_cpu import _probe, core
 from mlayers.op import OPS
 from support.tensors import keras_ops_can_be_traced
 from support.torch_cases import FFM, assert_close, every_case, every_forward, targets

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of the bench: one case in one framework, beside everything it is compared with.
+
+A row is a dict that can be written as JSON. Ratios are the other's time over ours: above 1 ours is
+faster. `eager` and `compiled` compare like with like, `best` the fastest of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import mlayers
+from mlayers.bench import machine
+from mlayers.bench.cases import Case
+from mlayers.bench.timing import interleave
+from mlayers.cython_cpu import core
+
+ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-4, "float64": 1e-10}
+
+Calls = dict[str, Callable[[], Any]]
+
+
+def framework_row(
+    framework: Any, name: str, case: Case, dtype: str, direction: str, seconds: float
+) -> dict[str, Any]:
+    """Ours and the composition, eager and by each of the framework's compilers."""
+    calls = framework_calls(framework, case, dtype, direction)
+    results = {column: _numbers(call()) for column, call in calls.items()}
+    _check_equal(results, TOLERANCE[dtype], f"{name}: {case.op} {case.sizes} {direction}")
+    peaks = {column: machine.peak_memory(call) for column, call in calls.items()}
+    size = int(np.prod(case.output)) * ITEMSIZE[dtype] // 4
+    floors: Calls = {"fill fresh": machine.fresh_fill(size)}
+    floors.update(machine.best_fill(np.empty(size, "float32")))
+    if direction != "forward":
+        floors["read"] = machine.memory_call(machine.READ, np.ones(size, "float32"))
+    found = interleave({**calls, **floors}, seconds)
+    medians = {column: found[column].median for column in calls}
+    ours = {c: t for c, t in medians.items() if c.startswith("ours")}
+    composed = {c: t for c, t in medians.items() if c.startswith("composed")}
+    compiled = [min(v for c, v in t.items() if " " in c) for t in (composed, ours)]
+    return {
+        "framework": name,
+        **_description(case, dtype, direction),
+        "us": {column: asdict(timing) for column, timing in found.items()},
+        "peak_bytes": peaks,
+        "ratio": {
+            "eager": composed["composed"] / ours["ours"],
+            "compiled": compiled[0] / compiled[1],
+            "best": min(composed.values()) / min(ours.values()),
+        },
+        **_achieved(case, dtype, direction, min(ours.values())),
+    }
+
+
+def framework_calls(framework: Any, case: Case, dtype: str, direction: str) -> Calls:
+    """The calls that a row compares, by column: "ours", "composed", "ours jax.jit", and so on."""
+    framework.start_row()
+    arrays = _arrays(case, direction)
+    tensors = [framework.tensor(array, dtype) for array in arrays]
+    forward = {"ours": case.ours, "composed": _composed(case.ours)}
+    functions: dict[str, Any] = {}
+    for name, function in forward.items():
+        if direction != "forward":
+            function = framework.with_gradient(function)
+        if name == "composed":  # the gradient too, which may be asked for later
+            function = _Composed(function, framework)
+        functions[name] = function
+    for compiler in framework.compilers:
+        for name in forward:
+            function = functions[name]
+            functions[f"{name} {compiler}"] = (
+                function.compile(compiler)
+                if isinstance(function, _Composed)
+                else framework.compile(function, compiler)
+            )
+    return {
+        name: partial(_call, framework, function, tensors) for name, function in functions.items()
+    }
+
+
+class _Composed:
+    """A function under the composition, whenever it is traced, run or differentiated."""
+
+    def __init__(self, function: Any, framework: Any) -> None:
+        self.function, self.framework = function, framework
+
+    def __call__(self, *tensors: Any) -> Any:
+        with mlayers.use_kernels("composition"):
+            return self.function(*tensors)
+
+    def compile(self, compiler: str) -> _Composed:
+        return _Composed(self.framework.compile(self.function, compiler), self.framework)
+
+
+def _composed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def composed(*tensors: Any) -> Any:
+        with mlayers.use_kernels("composition"):
+            return function(*tensors)
+
+    return composed
+
+
+def _call(framework: Any, function: Any, tensors: list[Any]) -> Any:
+    result = function(*tensors)
+    framework.wait(result)
+    return result
+
+
+def numpy_row(case: Case, dtype: str, direction: str, seconds: float) -> dict[str, Any]:
+    """Ours, into fresh memory and with `out=`, beside what a NumPy user would write."""
+    arrays = [array.astype(np.dtype(dtype)) for array in _arrays(case, direction)]
+    function: Any = case.ours
+    plain: Any = case.numpy
+    if direction != "forward":
+        function, plain = case.grad, case.numpy_grad
+    out = function(*arrays)
+    calls: Calls = {
+        "ours": lambda: function(*arrays),
+        "ours out=": lambda: function(*arrays, out=out),
+    }
+    if plain is not None:
+        calls["numpy"] = lambda: plain(*arrays)
+    results = {column: _numbers(call()) for column, call in calls.items()}
+    _check_equal(results, TOLERANCE[dtype], f"numpy: {case.op} {case.sizes} {direction}")
+    floors = machine.best_fill(
+        np.empty(int(np.prod(case.output)) * ITEMSIZE[dtype] // 4, "float32")
+    )
+    if direction != "forward":  # the upstream, where it lies
+        floors = {"read": machine.memory_call(machine.READ, arrays[0].reshape(-1).view("float32"))}
+    peaks = {column: machine.peak_memory(call) for column, call in calls.items()}
+    found = interleave({**calls, **floors}, seconds)
+    ours = found["ours out="].median
+    floor = min(found[name].median for name in floors)
+    return {
+        "framework": "numpy",
+        **_description(case, dtype, direction),
+        "us": {column: asdict(timing) for column, timing in found.items()},
+        "peak_bytes": peaks,
+        "ratio": {
+            "best": found["numpy"].median / min(ours, found["ours"].median)
+            if plain is not None
+            else None,
+            "floor": floor / ours,
+            **{name: found[name].median / ours for name in floors},
+        },
+        **_achieved(case, dtype, direction, ours),
+    }
+
+
+def overhead(framework: Any, seconds: float) -> dict[str, float]:
+    """What one call costs besides the arithmetic: four multiplications take no time."""
+    from mlayers.bench.cases import multiply
+
+    calls = framework_calls(framework, multiply(1, 1, 1, 4), "float32", "forward")
+    arrays = tuple(np.ones((1, 4), "float32") for _ in range(3))
+    calls["bare kernel"] = partial(core().run, "ffm", "float32", arrays[:2], arrays[2:], (4, 0), ())
+    return {name: timing.median for name, timing in interleave(calls, seconds).items()}
+
+
+def _arrays(case: Case, direction: str) -> list[np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    shapes = case.inputs if direction == "forward" else (case.output, *case.inputs)
+    return [generator.standard_normal(shape) for shape in shapes]
+
+
+def _numbers(result: Any) -> list[np.ndarray[Any, Any]]:
+    """The arrays of a result as float64; those of torch know that they were differentiated."""
+    return [_number(array) for array in _flat(result)]
+
+
+def _number(array: Any) -> np.ndarray[Any, Any]:
+    if hasattr(array, "detach"):
+        array = array.detach().double()
+    return np.asarray(array).astype("float64")
+
+
+def _flat(result: Any) -> Iterator[Any]:
+    if isinstance(result, tuple | list):
+        for part in result:
+            yield from _flat(part)
+    else:
+        yield result
+
+
+def _check_equal(results: dict[str, Any], tolerance: float, what: str) -> None:
+    """What is compared must compute the same, or the comparison is worth nothing."""
+    expected = results["ours"]
+    for column, found in results.items():
+        for one, other in zip(found, expected, strict=True):
+            scale = max(1.0, float(np.abs(other).max(initial=0)))
+            if not np.allclose(one, other, rtol=tolerance, atol=tolerance * scale):
+                raise RuntimeError(f"bench: {what}: '{column}' and 'ours' differ")
+
+
+def _description(case: Case, dtype: str, direction: str) -> dict[str, Any]:
+    return {"op": case.op, "shape": list(case.sizes), "dtype": dtype, "direction": direction}
+
+
+def _achieved(case: Case, dtype: str, direction: str, microseconds: float) -> dict[str, Any]:
+    moved = case.bytes_moved(direction, ITEMSIZE[dtype])
+    operations = case.operations(direction)
+    return {
+        "bytes": moved,
+        "flops": operations,
+        "gb_per_s": moved / microseconds / 1e3,
+        "gflops": operations / microseconds / 1e3,
+    }

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls timed in turns, so that a busy machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+BURST = (
+    1e-2  # seconds: what a program calls, it calls again; right after others the caches are theirs
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds per call: the median, and between what 8 of 10 bursts lay."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]], seconds: float, warm_up: int = 3
+) -> dict[str, Timing]:
+    """Time calls in turns for about `seconds` in all.
+
+    Args:
+        calls: functions without arguments by name; each waits for its own result.
+        seconds: how long to go on, in all; every call gets 7 bursts at least.
+        warm_up: how often each is called before.
+
+    Returns:
+        A `Timing` for each.
+    """
+    repeats = {}
+    for name, call in calls.items():
+        for _ in range(warm_up):
+            call()
+        start = time.perf_counter()
+        call()
+        repeats[name] = max(1, int(BURST / max(time.perf_counter() - start, 1e-7)))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < 7:
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            samples[name].append((time.perf_counter() - start) / repeats[name] * 1e6)
+    return {
+        name: Timing(*map(float, np.percentile(times, (50, 10, 90))))
+        for name, times in samples.items()
+    }
