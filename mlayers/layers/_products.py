@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 # The smallest squared column norm that is divided by. It is applied before the square root, where
@@ -17,8 +16,8 @@ def products(inputs: Any, layers: Sequence[Any]) -> list[Any]:
 
     Args:
         inputs: (batch, ..., input_dim).
-        layers: built `Dense` layers with equal options and units; several are computed in one product,
-            their kernels side by side.
+        layers: built `Dense` layers with equal options and units; several are computed in one
+            product, their kernels side by side.
     """
     first = layers[0]
     kernel_io = _join([layer.kernel for layer in layers])
@@ -54,7 +53,7 @@ def _scales_outputs(layer: Any, inputs: Any, kernel_io: Any) -> bool:
         if size is None:
             return False
         rows *= size
-    return layer.compute_dtype == layer.variable_dtype and rows < kernel_io.shape[0]
+    return bool(layer.compute_dtype == layer.variable_dtype and rows < kernel_io.shape[0])
 
 
 def _join(variables: Sequence[Any]) -> Any:
