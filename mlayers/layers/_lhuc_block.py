@@ -4,7 +4,7 @@
 from typing import Any
 
 from mlayers import ops
-from mlayers.layers._layer import Layer
+from mlayers.layers._layer import Layer, call_child
 from mlayers.layers.dense import Dense
 from mlayers.layers.mlp import MLP
 
@@ -38,12 +38,19 @@ class LHUCBlock(Layer):
         self.gate.build(lhuc_input_shape)
         self.built = True
 
-    def call(self, hidden: Any, lhuc_input: Any, training: bool | None = None) -> Any:
-        hidden = self.dense(hidden)
+    def call(
+        self, hidden: Any, lhuc_input: Any, first: Any = None, training: bool | None = None
+    ) -> Any:
+        """`first` is the gate's first dense layer of `lhuc_input`, where the tower has it."""
+        hidden = call_child(self.dense, hidden)
         if self.batch_norm is not None:
             hidden = self.batch_norm(hidden, training=training)
         hidden = self._activate(self.activation, hidden)
-        return ops.lhuc_gate(hidden, self.gate(lhuc_input, training=training))
+        if first is None:
+            logits = call_child(self.gate, lhuc_input, training=training)
+        else:
+            logits = self.gate.call_after_first(first, training=training)
+        return ops.lhuc_gate(hidden, logits)
 
     def compute_output_shape(
         self, hidden_shape: Any, lhuc_input_shape: Any

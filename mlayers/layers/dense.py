@@ -10,10 +10,7 @@ from mlayers import activations
 from mlayers.layers import _checks
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import Layer, register
-
-# The smallest squared column norm that is divided by. It is applied before the square root, where
-# the gradient of a zero column is 0; after it, as in keras.ops.normalize, that gradient is 0/0.
-_EPSILON = 1e-6
+from mlayers.layers._products import products
 
 
 @register
@@ -132,10 +129,7 @@ class Dense(Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Computes `activation(inputs @ kernel + bias)`; `training` changes nothing."""
-        # @, and where below: on torch keras.ops.matmul and maximum compute float64 in float32.
-        outputs = inputs @ self._kernel_in_use()
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+        (outputs,) = products(inputs, [self])
         return self._activate(self.activation, outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -160,13 +154,3 @@ class Dense(Layer):
     def _initial_kernel_norm(self, shape: Any, dtype: Any = None) -> Any:
         # From the kernel itself: drawing it again would, with a stateful seed, be another kernel.
         return ops.cast(ops.sqrt(ops.sum(ops.square(self.kernel), axis=0)), dtype)
-
-    def _kernel_in_use(self) -> Any:
-        kernel_io = ops.convert_to_tensor(self.kernel)
-        if self.allow_kernel_norm:
-            squares_o = ops.sum(ops.square(kernel_io), axis=0)
-            scale_o = ops.rsqrt(ops.where(squares_o >= _EPSILON, squares_o, _EPSILON))
-            if self.trainable_kernel_norm is not None:
-                scale_o = ops.multiply(scale_o, self.trainable_kernel_norm)
-            kernel_io = ops.multiply(kernel_io, scale_o)
-        return ops.cast(kernel_io, self.compute_dtype)

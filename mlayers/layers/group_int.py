@@ -10,7 +10,7 @@ from keras import ops as keras_ops
 from mlayers import activations as activations_lib
 from mlayers import ops
 from mlayers.layers import _checks
-from mlayers.layers._layer import Layer, register
+from mlayers.layers._layer import Layer, call_child, register
 from mlayers.layers.mlp import MLP
 
 
@@ -31,6 +31,7 @@ class GroupInt(Layer):
         regularizer: of its kernels.
         out_type: `"concat"`, `"stack"` or `None`, see below.
         keep_list: whether to put a single output tensor into a list.
+        use_weight_norm: whether to normalise the kernels of the attention MLP, see `Dense`.
         **kwargs: `name`, `dtype`, `trainable` and other arguments of `keras.layers.Layer`.
 
     Input shape: a pair `(left_fields, right_fields)` of lists of L and R tensors `(batch, dim)`.
@@ -67,6 +68,7 @@ class GroupInt(Layer):
         regularizer: Any = None,
         out_type: str | None = "concat",
         keep_list: bool = False,
+        use_weight_norm: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,6 +88,7 @@ class GroupInt(Layer):
         self.regularizer = _checks.regularizer("GroupInt", "regularizer", regularizer)
         self.out_type = out_type
         self.keep_list = _checks.flag("GroupInt", "keep_list", keep_list)
+        self.use_weight_norm = _checks.flag("GroupInt", "use_weight_norm", use_weight_norm)
         # A maker, not a layer: without attention a layer here would be a child that is never built.
         self._make_activation = partial(
             activations_lib.get, _checks.activation("GroupInt", "activation", activation)
@@ -96,6 +99,7 @@ class GroupInt(Layer):
                 activations=self._make_activation(),
                 initializers=self.initializer,
                 kernel_regularizer=self.regularizer,
+                use_weight_norm=bool(self.use_weight_norm),
                 **self._child_options("attention_mlp"),
             )
             if self.use_attention
@@ -126,7 +130,7 @@ class GroupInt(Layer):
         n_pairs, width = n_left * n_right, dim if self.interaction_type == "multiply" else 1
         out_bpd = keras_ops.reshape(out_bo, (-1, n_pairs, width))
         if self._attention_mlp is not None:
-            weight_bp1 = self._attention_mlp(out_bpd, training=training)
+            weight_bp1 = call_child(self._attention_mlp, out_bpd, training=training)
             out_bpd = keras_ops.multiply(out_bpd, weight_bp1)
         if self.out_type is None:
             return list(keras_ops.unstack(out_bpd, n_pairs, axis=1))
@@ -161,6 +165,7 @@ class GroupInt(Layer):
             "regularizer": keras.regularizers.serialize(self.regularizer),
             "out_type": self.out_type,
             "keep_list": self.keep_list,
+            "use_weight_norm": self.use_weight_norm,
         }
 
     def _check_attention_units(self, units: Any) -> list[int] | None:

@@ -8,8 +8,9 @@ from keras import ops
 from mlayers import activations as activations_lib
 from mlayers.layers import _checks, _options
 from mlayers.layers._initializers import fresh
-from mlayers.layers._layer import register
+from mlayers.layers._layer import call_child, register
 from mlayers.layers._lhuc_block import LHUCBlock
+from mlayers.layers._products import products
 from mlayers.layers._stack import DenseStack
 from mlayers.layers.mlp import MLP
 
@@ -160,8 +161,9 @@ class LHUCTower(DenseStack):
         _check_leading_axes(tuple(hidden.shape), tuple(lhuc_input.shape))
         if self._batch_norm is not None:
             hidden = self._batch_norm(hidden, training=training)
-        for block in self._blocks:
-            hidden = block(hidden, lhuc_input, training=training)
+        firsts = self._first_of_gates(lhuc_input)
+        for block, first in zip(self._blocks, firsts, strict=True):
+            hidden = call_child(block, hidden, lhuc_input, first, training=training)
         return hidden
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -183,6 +185,13 @@ class LHUCTower(DenseStack):
             "activations": [activations_lib.serialize(block.activation) for block in self._blocks],
             **{f"lhuc_{name}": value for name, value in overrides.items()},
         }
+
+    def _first_of_gates(self, lhuc_input: Any) -> list[Any]:
+        """The first dense layer of each gate in one product, or `None` for each."""
+        widths = {dims[0] for dims in self.lhuc_output_dims}
+        if len(widths) > 1 or self.lhuc_params("enable_batch_normalization"):
+            return [None] * self.n_layers
+        return products(lhuc_input, [block.gate.get_layer(0) for block in self._blocks])
 
     def _gate_dims(self, lhuc_output_dims: Any) -> list[list[int]]:
         if lhuc_output_dims is None or lhuc_output_dims in ([], ()):

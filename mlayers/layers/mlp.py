@@ -7,7 +7,7 @@ from keras import ops
 
 from mlayers import activations as activations_lib
 from mlayers.layers import _checks
-from mlayers.layers._layer import register
+from mlayers.layers._layer import call_child, register
 from mlayers.layers._stack import DenseStack
 from mlayers.layers.dense import Dense
 
@@ -114,10 +114,11 @@ class MLP(DenseStack):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the stack; `training` is for the batch norms."""
-        outputs = inputs
-        for layer in self._stacked_layers:
-            outputs = layer(outputs, training=training)
-        return ops.cast(outputs, self.compute_dtype)  # which an activation may not keep
+        return self._run(self._stacked_layers, inputs, training)
+
+    def call_after_first(self, outputs: Any, training: bool | None = None) -> Any:
+        """Runs the stack but for its first layer, on what that one makes of the inputs."""
+        return self._run(self._stacked_layers[1:], outputs, training)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the outputs."""
@@ -127,6 +128,11 @@ class MLP(DenseStack):
         """Returns the constructor arguments, ready for JSON."""
         activations = [activations_lib.serialize(a) for a in self._activations]
         return {**super().get_config(), "activations": activations}
+
+    def _run(self, layers: list[Any], outputs: Any, training: bool | None) -> Any:
+        for layer in layers:
+            outputs = call_child(layer, outputs, training=training)
+        return ops.cast(outputs, self.compute_dtype)  # which an activation may not keep
 
     def _make_stack(self) -> list[Any]:
         stack = []
