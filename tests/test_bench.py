@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m mlayers bench`` runs and prints what it promises. No figure is asserted."""
 
+import importlib.util
+import json
 import os
-import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from mlayers import bench
+from mlayers.bench import cases, machine, rows
+from mlayers.bench.timing import interleave
 
 BACKEND = os.environ.get("KERAS_BACKEND")
+QUICK = ("--seconds", "0.01", "--shape", "8,2,3,4")
 
 
 def run(*options, **environment):
@@ -24,28 +28,65 @@ def run(*options, **environment):
 
 
 @pytest.mark.skipif(BACKEND is None, reason="KERAS_BACKEND is not set")
-def test_table_of_the_backend():
-    done = run("--backend", BACKEND, "--seconds", "0.01", "--shape", "8,2,3,4")
+def test_backend_beside_numpy(tmp_path):
+    path = tmp_path / "bench.json"
+    options = ("--backend", f"numpy,{BACKEND}", "--op", "multiply,dot", "--json", str(path))
+    done = run(*options, *QUICK)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (
-        f"{BACKEND} {sys.modules[BACKEND].__version__ if BACKEND in sys.modules else ''}"
-        in done.stdout
-    )
     assert "bridge: kernels" in done.stdout
-    assert re.search(r"bare kernel +\d+\.\d", done.stdout)
-    rows = re.findall(
-        r"^(multiply|dot) +\(8, 2, 3, 4\) +(forward\S*) .*\d\.\d\d$", done.stdout, re.M
-    )
-    assert rows == [(m, d) for m in ("multiply", "dot") for d in ("forward", "forward+backward")]
+    found = json.loads(path.read_text())
+    assert found["command"].startswith("python -m mlayers bench --backend numpy,")
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert {"fill", "fill past caches", "fill fresh", "copy", "read"} == set(found["gb_per_s"])
+    described = [(r["framework"], r["op"], r["direction"]) for r in found["rows"]]
+    assert described == [
+        (framework, op, direction)
+        for framework, second in (("numpy", "gradient"), (BACKEND, "forward+backward"))
+        for op in ("multiply", "dot")
+        for direction in ("forward", second)
+    ]
+    assert found["overhead_us"][BACKEND]["bare kernel"] > 0
+    for row in found["rows"]:
+        assert f"{row['op']} (8,2,3,4) float32 {row['direction']}" in done.stdout
+        medians = {column: timing["median"] for column, timing in row["us"].items()}
+        ours = min(t for c, t in medians.items() if c.startswith("ours"))
+        others = [t for c, t in medians.items() if c.startswith(("composed", "numpy"))]
+        assert row["ratio"]["best"] == pytest.approx(min(others) / ours)
+        assert all(t["p10"] <= t["median"] <= t["p90"] for t in row["us"].values())
+
+
+def test_numbers_of_a_case():
+    case = cases.multiply(2, 3, 5, 7)
+    left, right, out = 2 * 3 * 7, 2 * 5 * 7, 2 * 3 * 5 * 7
+    assert case.bytes_moved("forward", 4) == 4 * (left + right + out)
+    assert case.bytes_moved("gradient", 4) == 4 * (out + 2 * left + 2 * right)
+    assert case.operations("forward+backward") == out + 4 * out
+
+
+@pytest.mark.parametrize("name", cases.OPS)
+@pytest.mark.parametrize("direction", ["forward", "gradient"])
+def test_every_op_beside_numpy(name, direction):
+    make, shapes = cases.OPS[name]
+    small = make(*(min(size, 8) for size in shapes[0]))
+    row = rows.numpy_row(small, "float32", direction, seconds=0.001)
+    assert row["bytes"] > 0
+    assert row["us"]["ours"]["median"] > 0
+
+
+def test_different_results_are_not_compared():
+    wrong = cases.multiply(2, 3, 5, 7)
+    wrong = type(wrong)(**{**vars(wrong), "numpy": lambda left, right: np.zeros((2, 105))})
+    with pytest.raises(RuntimeError, match="'numpy' and 'ours' differ"):
+        rows.numpy_row(wrong, "float32", "forward", seconds=0.001)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            ("--backend", "paddle"),
-            "bench: --backend must name jax, tensorflow, torch. Received: paddle",
-        ),
+        (("--backend", "paddle"), "--backend must name numpy, jax, tensorflow, torch. Received: p"),
+        (("--op", "dot,conv"), "bench: --op must name multiply, dot, insight, aggregate, gate, co"),
+        (("--dtype", "int8"), "bench: --dtype must name float16, bfloat16, float32, float64. Rece"),
+        (("--direction", "up"), "bench: --direction must name forward, forward+backward. Received"),
         (("--shape", "1,2,3"), "argument --shape: invalid _shape value: '1,2,3'"),
         (("--shape", "0,2,3,4"), "argument --shape: invalid _shape value: '0,2,3,4'"),
     ],
@@ -57,13 +98,54 @@ def test_wrong_options_are_told_in_a_sentence(options, words):
     assert "Traceback" not in done.stderr
 
 
-def test_interleave_calls_all_and_answers_medians():
+def test_file_that_cannot_be_written(tmp_path):
+    path = tmp_path / "no" / "folder.json"
+    done = run("--backend", "numpy", "--op", "dot", "--json", str(path), *QUICK)
+    assert done.returncode == 2
+    assert f"bench: cannot write {path}: No such file or directory" in done.stderr
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    from mlayers.bench import pictures
+
+    case = cases.dot(4, 2, 3, 4)
+    row = rows.numpy_row(case, "float32", "forward", seconds=0.001)
+    growth = [{**row, "varied": "dot, D", "size": size} for size in (1, 2)]
+    pictures.draw_roofline([row], bandwidth=20.0, peak=100.0, path=tmp_path / "roof.png")
+    pictures.draw_growth(growth, tmp_path / "growth.png")
+    for name in ("roof.png", "growth.png"):
+        picture = (tmp_path / name).read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) > 5000
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is not None, reason="matplotlib is installed"
+)
+def test_pictures_need_matplotlib():
+    done = run("--picture", "roof.png")
+    assert done.returncode == 2
+    assert "bench: --picture needs matplotlib: pip install 'mlayers[train]'" in done.stderr
+
+
+def test_interleave_calls_all_and_answers_timings():
     calls = {"a": 0, "b": 0}
 
     def count(name):
         calls[name] += 1
 
-    found = bench.interleave({n: (lambda n=n: count(n)) for n in calls}, seconds=0.01)
+    found = interleave({n: (lambda n=n: count(n)) for n in calls}, seconds=0.01)
     assert set(found) == {"a", "b"}
-    assert all(median > 0 for median in found.values())
+    assert all(0 < timing.p10 <= timing.median <= timing.p90 for timing in found.values())
     assert min(calls.values()) >= 7
+
+
+def test_peak_memory_of_a_call():
+    def call():
+        return np.ones(8 << 20).sum()
+
+    peak = machine.peak_memory(call)
+    if peak is None:
+        pytest.skip("this system does not tell")
+    assert peak > 60 << 20

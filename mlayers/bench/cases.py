@@ -119,10 +119,10 @@ def _insight(op: str, B: int, S: int, n: int, K: int, aggregate: bool) -> Case:
     segments = (n,) * S
 
     def plain(x: Any, weight: Any) -> Any:
-        part_sbk = x.reshape(B, S, n).transpose(1, 0, 2) @ weight.reshape(S, n, K)
+        parts = [x[:, i : i + n] @ weight[i : i + n] for i in range(0, S * n, n)]
         if aggregate:
-            return (part_sbk**2).sum(axis=2).T
-        return part_sbk.transpose(1, 0, 2).reshape(B, S * K)
+            return np.stack([(part**2).sum(axis=1) for part in parts], axis=1)
+        return np.concatenate(parts, axis=1)
 
     product = 2 * B * S * n * K
     return Case(
