@@ -5,6 +5,11 @@ Kernels check nothing; `mlayers.ops` has. They are called through the C struct o
 know neither NumPy nor any framework. `_call` is their common ground: the registry, the thread pool,
 NumPy's way in. Inner loops are C++ on vectors, `X.hpp` beside `X.pyx`, above `vector.hpp`.
 
+All kernels are bitwise deterministic: each number of a result is made by one thread, in an order
+that depends neither on how many threads there are nor on what part of the work each gets. Between
+instruction sets results agree to rounding: with AVX2 and AVX-512 a product and a sum are rounded
+together (fma).
+
 Every kernel is compiled for several instruction sets, as `X`, `X_avx2`, `X_avx512`; the best that
 the processor runs is registered, or the one that `MLAYERS_ISA` names.
 """

@@ -24,7 +24,7 @@ has_keras = "KERAS_BACKEND" in os.environ
 
 
 def test_readme_has_snippets():
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

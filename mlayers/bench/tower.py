@@ -109,7 +109,7 @@ def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str,
     losses = [
         [float(model.train_on_batch(inputs, labels)) for _ in range(3)] for model in (ours, stock)
     ]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     calls = {
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
@@ -122,7 +122,7 @@ def _predict_row(seconds: float) -> dict[str, Any]:
     folded = fold_weight_norm(ours)
     inputs, _ = _data(PREDICT_BATCH)
     predictions = [model.predict_on_batch(inputs) for model in (folded, stock)]
-    np.testing.assert_allclose(*predictions, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predictions[0], predictions[1], rtol=1e-4, atol=1e-5)
     calls = {
         "ours": lambda: folded.predict_on_batch(inputs),
         "stock": lambda: stock.predict_on_batch(inputs),

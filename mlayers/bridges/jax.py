@@ -3,16 +3,14 @@
 
 Five layers, each there for one thing that JAX does with a function:
 
-    jit(custom_vjp(…))        called eagerly it costs microseconds; differentiated, it is the
-                              gradient op, and a gradient op's gradient is its composition's
+    jit(custom_vjp(…))        eagerly it costs microseconds; differentiated, it is the gradient
+                              op, and a gradient op's gradient is its composition's
       custom_vmap             a mapped axis joins the batch
         custom_partitioning   a batch that is split over devices stays split: no all-gather; a
                               result that is a sum over the batch is summed over the devices
-          primitive           lowered for a platform without kernels, or for export (an exported
-                              program must run where mlayers is not), it becomes the composition
+          primitive           lowered for a platform without kernels, or for export, it becomes
+                              the composition; JAX tells of neither in any other way
             ffi_call          the call in the program, answered by jax.c
-
-JAX has no public way to learn the platform, or of an export, but a primitive's lowering rule.
 """
 
 from __future__ import annotations
@@ -48,14 +46,13 @@ def load() -> None:
     """
     if not hasattr(jax, "ffi"):
         raise native.Unavailable(f"jax.ffi is missing: jax {jax.__version__} is older than 0.5")
-    library = native.start("jax")
-    handler = jax.ffi.pycapsule(library.mlayers_xla_call)
+    handler = jax.ffi.pycapsule(native.start("jax").mlayers_xla_call)
     jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
 
 
 def state() -> str:
     """What `show_config()` says."""
-    return "kernels on the CPU, through XLA FFI; composition on other devices and when exported"
+    return "kernels on the CPU, through XLA FFI; composition elsewhere and when exported"
 
 
 def probe(dtype: str) -> None:

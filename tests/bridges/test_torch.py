@@ -205,7 +205,7 @@ def test_direct_misuse_gets_the_front_doors_words():
     assert str(found.value).splitlines()[0] == str(expected.value)
     with torch._subclasses.FakeTensorMode(), pytest.raises(ValueError, match="must have a width"):
         torch.ops.mlayers.ffm(torch.ones(2, 7), torch.ones(2, 8), 4, 0)
-    with pytest.raises(RuntimeError, match="ffm: input 0 must have dtype float32 or float64"):
+    with pytest.raises(RuntimeError, match="ffm: input 0 must have dtype float16, bfl"):
         torch.ops.mlayers.ffm(torch.ones(2, 8).int(), right, 4, 0)
     with pytest.raises(RuntimeError, match="ffm: inputs must have one dtype"):
         torch.ops.mlayers.ffm(torch.ones(2, 8).double(), right, 4, 0)
