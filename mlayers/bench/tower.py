@@ -3,7 +3,8 @@
 
 Both start from the same weights and must predict the same and lose the same while they train, or
 nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
-and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
+and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes. The
+floor of a training step is its matrix products alone, compiled by the same framework.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from mlayers.bench.frameworks import FRAMEWORKS
 from mlayers.bench.timing import interleave
 from mlayers.layers import LHUCTower, fold_weight_norm
 
@@ -37,7 +39,7 @@ def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
 
     Returns:
         One dict a row: `op`, `shape`, `direction`, `ours_us`, `stock_us`, `ratio` (stock over
-        ours), `ratio_low`, `ratio_high`.
+        ours), `ratio_low`, `ratio_high`; for a training step also `products_us`.
 
     Raises:
         ValueError: Keras runs on another backend.
@@ -113,8 +115,36 @@ def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str,
     calls = {
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
+        "products": _step_products(),
     }
     return _row(direction, TRAIN_BATCH, calls, seconds)
+
+
+def _step_products() -> Callable[[], Any]:
+    """The matrix products of a training step: outputs, gradients of kernels, of hidden inputs."""
+    hidden = [INPUT_DIM, *OUTPUT_DIMS]
+    layers = [(*dims, dims[0] != INPUT_DIM) for dims in zip(hidden, OUTPUT_DIMS, strict=False)]
+    gates = [GATE_INPUT_DIM, *GATE_DIMS]
+    for dim in OUTPUT_DIMS:
+        widths = [*gates, dim]
+        layers += [(i, o, n > 0) for n, (i, o) in enumerate(zip(widths, widths[1:], strict=False))]
+    ones = [
+        (np.ones((TRAIN_BATCH, i), "f4"), np.ones((i, o), "f4"), np.ones((TRAIN_BATCH, o), "f4"))
+        for i, o, _ in layers
+    ]
+    tensors = [[ops.convert_to_tensor(array) for array in arrays] for arrays in ones]
+
+    def products(tensors: Any) -> list[Any]:
+        found = []
+        for (x, kernel, grad), (_, _, is_hidden) in zip(tensors, layers, strict=True):
+            found += [ops.matmul(x, kernel), ops.matmul(ops.transpose(x), grad)]
+            if is_hidden:
+                found.append(ops.matmul(grad, ops.transpose(kernel)))
+        return found
+
+    framework = FRAMEWORKS[keras.backend.backend()]()
+    compiled = framework.compile(products, framework.compilers[-1])
+    return lambda: framework.wait(compiled(tensors))
 
 
 def _predict_row(seconds: float) -> dict[str, Any]:
@@ -143,6 +173,11 @@ def _row(direction: str, batch: int, calls: Any, seconds: float) -> dict[str, An
         "ratio": float(np.median(ratios)),
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
+        **{
+            f"{name}_us": float(np.median([times[name] for times in rounds]))
+            for name in calls
+            if name == "products"
+        },
     }
 
 
