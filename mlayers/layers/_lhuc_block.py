@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import keras
+
 from mlayers import ops
 from mlayers.layers._layer import Layer, call_child
 from mlayers.layers.dense import Dense
@@ -50,7 +52,12 @@ class LHUCBlock(Layer):
             logits = call_child(self.gate, lhuc_input, training=training)
         else:
             logits = self.gate.call_after_first(first, training=training)
-        return ops.lhuc_gate(hidden, logits)
+        # As a formula the compilers fuse it with its neighbours. Against mlayers.ops.lhuc_gate a
+        # training step of a 512-256-128-1 tower took 0.97 (JAX, TensorFlow) and 0.96 (torch) of the
+        # time, even where that kernel had a vectorised exp, and 0.75 to 0.83 with the present one.
+        if self.compute_dtype in ("float32", "float64"):
+            return hidden * (2 * keras.ops.sigmoid(logits))
+        return ops.lhuc_gate(hidden, logits)  # which computes half types in float32
 
     def compute_output_shape(
         self, hidden_shape: Any, lhuc_input_shape: Any
