@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LHUCTower beside the same tower as a Keras user writes it, trained and served by Keras.
+
+Both start from the same weights and must predict the same and lose the same while they train, or
+nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
+and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from mlayers.bench import interleave
+from mlayers.layers import LHUCTower, fold_weight_norm
+
+OUTPUT_DIMS = (512, 256, 128, 1)
+GATE_DIMS = (64,)
+INPUT_DIM, GATE_INPUT_DIM = 512, 128
+TRAIN_BATCH, PREDICT_BATCH = 1024, 64
+ROUNDS = 5
+# What `compile(jit_compile=...)` is given: Keras' choice, by which it jits JAX, makes a graph with
+# TensorFlow and runs torch eagerly; and for TensorFlow, that graph compiled by XLA.
+TRAINING = {"training step": "auto", "training step, XLA": True}
+
+
+def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
+    """Times a training step and a prediction with folded weights, on Keras' active backend.
+
+    Args:
+        framework_name: jax, tensorflow or torch; it must be the active backend.
+        seconds: how long to spend on a row.
+
+    Returns:
+        One dict a row: `op`, `shape`, `direction`, `ours_us`, `stock_us`, `ratio` (stock over
+        ours), `ratio_low`, `ratio_high`.
+
+    Raises:
+        ValueError: Keras runs on another backend.
+        AssertionError: the two towers do not compute the same.
+    """
+    if framework_name != keras.backend.backend():
+        raise ValueError(
+            f"bench.tower.rows: 'framework_name' must be Keras' backend, "
+            f"{keras.backend.backend()}. Received: {framework_name!r}"
+        )
+    found = [
+        _training_row(direction, jit_compile, seconds)
+        for direction, jit_compile in TRAINING.items()
+        if jit_compile == "auto" or framework_name == "tensorflow"
+    ]
+    return [*found, _predict_row(seconds)]
+
+
+class StockDense(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+    """A dense layer that normalises its kernel whenever it is called."""
+
+    def __init__(self, units: int, activation: Callable[[Any], Any] | None = None) -> None:
+        super().__init__()
+        self.units = units
+        self.activation = activation
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weights."""
+        self.kernel = self.add_weight(shape=(input_shape[-1], self.units))
+        self.norm = self.add_weight(shape=(self.units,))
+        self.bias = self.add_weight(shape=(self.units,))
+
+    def call(self, inputs: Any) -> Any:
+        """Computes `activation(inputs @ normalised kernel + bias)`."""
+        squares_o = ops.sum(ops.square(self.kernel), axis=0)
+        kernel_io = self.kernel * (self.norm * ops.rsqrt(ops.maximum(squares_o, 1e-6)))
+        outputs = ops.matmul(inputs, kernel_io) + self.bias
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+    """The tower of such layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        last = len(OUTPUT_DIMS) - 1
+        self.layers = [
+            StockDense(dim, ops.relu if i < last else None) for i, dim in enumerate(OUTPUT_DIMS)
+        ]
+        self.gates = [
+            [*(StockDense(width, ops.relu) for width in GATE_DIMS), StockDense(dim)]
+            for dim in OUTPUT_DIMS
+        ]
+
+    def call(self, inputs: Any) -> Any:
+        """Runs the layers, each scaled by its gate."""
+        hidden, gate_input = inputs
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            logits = gate_input
+            for gate_layer in gate:
+                logits = gate_layer(logits)
+            hidden = layer(hidden) * (2 * ops.sigmoid(logits))
+        return hidden
+
+
+def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str, Any]:
+    ours, stock = _models(jit_compile)
+    inputs, labels = _data(TRAIN_BATCH)
+    losses = [
+        [float(model.train_on_batch(inputs, labels)) for _ in range(3)] for model in (ours, stock)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    calls = {
+        "ours": lambda: ours.train_on_batch(inputs, labels),
+        "stock": lambda: stock.train_on_batch(inputs, labels),
+    }
+    return _row(direction, TRAIN_BATCH, calls, seconds)
+
+
+def _predict_row(seconds: float) -> dict[str, Any]:
+    ours, stock = _models("auto")
+    folded = fold_weight_norm(ours)
+    inputs, _ = _data(PREDICT_BATCH)
+    found, expected = (model.predict_on_batch(inputs) for model in (folded, stock))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    calls = {
+        "ours": lambda: folded.predict_on_batch(inputs),
+        "stock": lambda: stock.predict_on_batch(inputs),
+    }
+    return _row("predict folded", PREDICT_BATCH, calls, seconds)
+
+
+def _row(direction: str, batch: int, calls: Any, seconds: float) -> dict[str, Any]:
+    rounds = [interleave(calls, seconds / ROUNDS) for _ in range(ROUNDS)]
+    ratios = [times["stock"] / times["ours"] for times in rounds]
+    return {
+        "op": "LHUCTower",
+        "shape": (batch, INPUT_DIM, *OUTPUT_DIMS),
+        "direction": direction,
+        "ours_us": float(np.median([times["ours"] for times in rounds])),
+        "stock_us": float(np.median([times["stock"] for times in rounds])),
+        "ratio": float(np.median(ratios)),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+    }
+
+
+def _models(jit_compile: Any) -> tuple[Any, Any]:
+    """The two models with equal weights, compiled to train."""
+    tower, stock_tower = LHUCTower(OUTPUT_DIMS, lhuc_output_dims=[*GATE_DIMS]), StockTower()
+    models = []
+    for layer in (tower, stock_tower):
+        inputs = (keras.Input((INPUT_DIM,)), keras.Input((GATE_INPUT_DIM,)))
+        model = keras.Model(inputs, layer(inputs))
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)
+        models.append(model)
+    for source, target in zip(_weights(tower), _weights(stock_tower), strict=True):
+        target.assign(keras.ops.convert_to_numpy(source).copy())
+    return models[0], models[1]
+
+
+def _weights(tower: Any) -> list[Any]:
+    """Kernel, length and bias of each layer, then of each gate's."""
+    if isinstance(tower, StockTower):
+        layers = [*tower.layers, *(layer for gate in tower.gates for layer in gate)]
+        return [v for layer in layers for v in (layer.kernel, layer.norm, layer.bias)]
+    named = {variable.path.removeprefix(f"{tower.path}/"): variable for variable in tower.variables}
+    blocks = [f"layer_{i + 1}" for i in range(len(OUTPUT_DIMS))]
+    paths = [f"{block}/dense" for block in blocks]
+    paths += [f"{block}/lhuc/dense_{i}" for block in blocks for i in range(len(GATE_DIMS) + 1)]
+    names = ("kernel", "trainable_kernel_norm", "bias")
+    return [named[f"{path}/{name}"] for path in paths for name in names]
+
+
+def _data(batch: int) -> tuple[list[Any], Any]:
+    generator = np.random.default_rng(0)
+    inputs = [generator.standard_normal((batch, n), "float32") for n in (INPUT_DIM, GATE_INPUT_DIM)]
+    labels = (generator.random((batch, 1)) < 0.5).astype("float32")
+    return [ops.convert_to_tensor(x) for x in inputs], ops.convert_to_tensor(labels)
