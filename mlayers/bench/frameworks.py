@@ -11,6 +11,7 @@ class Jax:
     """JAX."""
 
     compilers = ("jax.jit",)
+    runs_eagerly = False  # by Keras, when a model trains
 
     def start_row(self) -> None:
         """Nothing to forget: each function has programs of its own."""
@@ -48,6 +49,7 @@ class TensorFlow:
     """TensorFlow."""
 
     compilers = ("tf.function", "jit_compile")
+    runs_eagerly = False
 
     def start_row(self) -> None:
         """Nothing to forget: each function has graphs of its own."""
@@ -84,6 +86,7 @@ class Torch:
     """torch."""
 
     compilers = ("torch.compile",)
+    runs_eagerly = True
 
     def start_row(self) -> None:
         """Forget what was compiled: torch.compile allows a function few shapes."""

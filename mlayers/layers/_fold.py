@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras.src.saving.serialization_lib import ObjectSharingScope  # as keras.saving uses it
 
-from mlayers.layers._products import column_scale
+from mlayers.layers._weight_norm import column_scale
 from mlayers.layers.dense import Dense
 from mlayers.layers.group_int import GroupInt
 from mlayers.layers.lhuc_tower import LHUCTower

@@ -43,6 +43,8 @@ def call_child(child: Any, *tensors: Any, training: bool | None = None) -> Any:
     converts and checks what the parent's has done already. What else it does keeps it in the way:
     to hand on a mask, to add the loss of an activity, to rematerialise.
     """
+    # Said only where it is known: `None` would hide the `training` of the call around.
+    mode = {} if training is None else {"training": training}
     if (
         keras.backend.backend() == "torch"  # where nothing compiles the front doors away
         and (isinstance(child, Layer) or type(child) in _ACTIVATIONS_OF_ONE_TENSOR)
@@ -50,5 +52,5 @@ def call_child(child: Any, *tensors: Any, training: bool | None = None) -> Any:
         and child.activity_regularizer is None
         and getattr(child, "_remat_mode", None) is None
     ):
-        return child.call(*tensors, **({"training": training} if isinstance(child, Layer) else {}))
-    return child(*tensors, training=training)
+        return child.call(*tensors, **(mode if isinstance(child, Layer) else {}))
+    return child(*tensors, **mode)

@@ -3,6 +3,8 @@
 
 from typing import Any
 
+import keras
+
 from mlayers import ops
 from mlayers.layers._layer import Layer, call_child
 from mlayers.layers.dense import Dense
@@ -38,19 +40,18 @@ class LHUCBlock(Layer):
         self.gate.build(lhuc_input_shape)
         self.built = True
 
-    def call(
-        self, hidden: Any, lhuc_input: Any, first: Any = None, training: bool | None = None
-    ) -> Any:
-        """`first` is the gate's first dense layer of `lhuc_input`, where the tower has it."""
+    def call(self, hidden: Any, lhuc_input: Any, training: bool | None = None) -> Any:
         hidden = call_child(self.dense, hidden)
         if self.batch_norm is not None:
             hidden = self.batch_norm(hidden, training=training)
         hidden = self._activate(self.activation, hidden)
-        if first is None:
-            logits = call_child(self.gate, lhuc_input, training=training)
-        else:
-            logits = self.gate.call_after_first(first, training=training)
-        return ops.lhuc_gate(hidden, logits)
+        logits = call_child(self.gate, lhuc_input, training=training)
+        # As a formula, which compilers fuse with its neighbours. A training step of a 512-256-128-1
+        # tower took 0.96 to 0.97 of the time that it took with mlayers.ops.lhuc_gate on every
+        # backend, even with a vectorised exp in that kernel; 0.74 to 0.83 with its present one.
+        if self.compute_dtype in ("float32", "float64"):
+            return hidden * (2 * keras.ops.sigmoid(logits))
+        return ops.lhuc_gate(hidden, logits)  # which computes half types in float32
 
     def compute_output_shape(
         self, hidden_shape: Any, lhuc_input_shape: Any

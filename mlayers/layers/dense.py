@@ -10,7 +10,7 @@ from mlayers import activations
 from mlayers.layers import _checks
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import Layer, register
-from mlayers.layers._products import products
+from mlayers.layers._weight_norm import normed_product
 
 
 @register
@@ -129,7 +129,16 @@ class Dense(Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Computes `activation(inputs @ kernel + bias)`; `training` changes nothing."""
-        (outputs,) = products(inputs, [self])
+        kernel_io = ops.convert_to_tensor(self.kernel)
+        if self.allow_kernel_norm:
+            outputs = normed_product(
+                inputs, kernel_io, self.trainable_kernel_norm, self.compute_dtype
+            )
+        else:
+            # @ and +: keras.ops.matmul computes float64 in float32 on torch, and + is quicker there
+            outputs = inputs @ ops.cast(kernel_io, self.compute_dtype)
+        if self.bias is not None:
+            outputs = outputs + ops.convert_to_tensor(self.bias)
         return self._activate(self.activation, outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

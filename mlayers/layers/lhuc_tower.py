@@ -10,7 +10,6 @@ from mlayers.layers import _checks, _options
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import call_child, register
 from mlayers.layers._lhuc_block import LHUCBlock
-from mlayers.layers._products import products
 from mlayers.layers._stack import DenseStack
 from mlayers.layers.mlp import MLP
 
@@ -119,6 +118,7 @@ class LHUCTower(DenseStack):
         self._batch_norm = (
             self._make_batch_norm("batch_norm") if self.enable_batch_normalization else None
         )
+        self._input_dims: tuple[int, int] | None = None
         self._blocks = [
             self._make_block(i, activation)
             for i, activation in enumerate(self._activation_per_layer(activations))
@@ -148,6 +148,7 @@ class LHUCTower(DenseStack):
     def build(self, input_shape: Any) -> None:
         """Builds the batch norm and every layer with its gate."""
         hidden_shape, lhuc_input_shape = _pair(input_shape, _is_shape, "inputs.shape")
+        self._input_dims = hidden_shape[-1], lhuc_input_shape[-1]
         if self._batch_norm is not None:
             self._batch_norm.build(hidden_shape)
         for block in self._blocks:
@@ -159,11 +160,16 @@ class LHUCTower(DenseStack):
         """Runs the tower; `training` is for the batch norms."""
         hidden, lhuc_input = _pair(inputs, _is_tensor, "inputs")
         _check_leading_axes(tuple(hidden.shape), tuple(lhuc_input.shape))
+        if (hidden.shape[-1], lhuc_input.shape[-1]) != self._input_dims:
+            raise ValueError(
+                f"LHUCTower: 'inputs' must have the last axes they were built with, "
+                f"{self._input_dims}. "
+                f"Received: inputs.shape={(tuple(hidden.shape), tuple(lhuc_input.shape))}"
+            )
         if self._batch_norm is not None:
             hidden = self._batch_norm(hidden, training=training)
-        firsts = self._first_of_gates(lhuc_input)
-        for block, first in zip(self._blocks, firsts, strict=True):
-            hidden = call_child(block, hidden, lhuc_input, first, training=training)
+        for block in self._blocks:
+            hidden = call_child(block, hidden, lhuc_input, training=training)
         return hidden
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -185,13 +191,6 @@ class LHUCTower(DenseStack):
             "activations": [activations_lib.serialize(block.activation) for block in self._blocks],
             **{f"lhuc_{name}": value for name, value in overrides.items()},
         }
-
-    def _first_of_gates(self, lhuc_input: Any) -> list[Any]:
-        """The first dense layer of each gate in one product, or `None` for each."""
-        widths = {dims[0] for dims in self.lhuc_output_dims}
-        if len(widths) > 1 or self.lhuc_params("enable_batch_normalization"):
-            return [None] * self.n_layers
-        return products(lhuc_input, [block.gate.get_layer(0) for block in self._blocks])
 
     def _gate_dims(self, lhuc_output_dims: Any) -> list[list[int]]:
         if lhuc_output_dims is None or lhuc_output_dims in ([], ()):
@@ -224,7 +223,7 @@ class LHUCTower(DenseStack):
             dense=self._make_dense("dense", index),
             batch_norm=self._make_batch_norm("batch_norm") if normalised else None,
             activation=activations_lib.get(activation, **self._child_options("activation")),
-            # Ends in logits: the block's fused gate applies the 2 * sigmoid.
+            # Ends in logits: the block applies the 2 * sigmoid.
             gate=MLP(
                 self.lhuc_output_dims[index],
                 initializers=fresh(self.initializers[index], index, 1),
@@ -237,11 +236,11 @@ class LHUCTower(DenseStack):
 
 def _check_leading_axes(hidden_shape: Any, lhuc_input_shape: Any) -> None:
     leading = zip(hidden_shape[:-1], lhuc_input_shape[:-1], strict=False)
-    if len(hidden_shape) != len(lhuc_input_shape) or any(
+    if not 1 < len(hidden_shape) == len(lhuc_input_shape) or any(
         a is not None and b is not None and a != b for a, b in leading
     ):
         raise ValueError(
-            "LHUCTower: 'inputs' must be two tensors with the same leading axes. "
+            "LHUCTower: 'inputs' must be two tensors with the same leading axes, at least one. "
             f"Received: inputs.shape={(tuple(hidden_shape), tuple(lhuc_input_shape))}"
         )
 

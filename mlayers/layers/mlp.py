@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from mlayers import activations as activations_lib
@@ -90,6 +91,7 @@ class MLP(DenseStack):
             for i, activation in enumerate(self._activation_per_layer(activations))
         ]
         self._stacked_layers = self._make_stack()
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def get_layer(self, index: int) -> Any:
         """Returns a layer of the stack: batch norms, dense layers and activations all count.
@@ -110,15 +112,15 @@ class MLP(DenseStack):
             layer.build(shape)
             if isinstance(layer, Dense):  # the others keep the shape
                 shape = layer.compute_output_shape(shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the stack; `training` is for the batch norms."""
-        return self._run(self._stacked_layers, inputs, training)
-
-    def call_after_first(self, outputs: Any, training: bool | None = None) -> Any:
-        """Runs the stack but for its first layer, on what that one makes of the inputs."""
-        return self._run(self._stacked_layers[1:], outputs, training)
+        outputs = inputs
+        for layer in self._stacked_layers:
+            outputs = call_child(layer, outputs, training=training)
+        return ops.cast(outputs, self.compute_dtype)  # which an activation may not keep
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the outputs."""
@@ -128,11 +130,6 @@ class MLP(DenseStack):
         """Returns the constructor arguments, ready for JSON."""
         activations = [activations_lib.serialize(a) for a in self._activations]
         return {**super().get_config(), "activations": activations}
-
-    def _run(self, layers: list[Any], outputs: Any, training: bool | None) -> Any:
-        for layer in layers:
-            outputs = call_child(layer, outputs, training=training)
-        return ops.cast(outputs, self.compute_dtype)  # which an activation may not keep
 
     def _make_stack(self) -> list[Any]:
         stack = []
