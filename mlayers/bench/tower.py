@@ -3,13 +3,14 @@
 
 Both start from the same weights and must predict the same and lose the same while they train, or
 nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
-and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes. The
-floor of a training step is its matrix products alone, compiled by the same framework.
+and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
+The floor of a training step is its matrix products alone, computed by the same framework.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -127,7 +128,7 @@ def _step_products() -> Callable[[], Any]:
     gates = [GATE_INPUT_DIM, *GATE_DIMS]
     for dim in OUTPUT_DIMS:
         widths = [*gates, dim]
-        layers += [(i, o, n > 0) for n, (i, o) in enumerate(zip(widths, widths[1:], strict=False))]
+        layers += [(i, o, n > 0) for n, (i, o) in enumerate(pairwise(widths))]
     ones = [
         (np.ones((TRAIN_BATCH, i), "f4"), np.ones((i, o), "f4"), np.ones((TRAIN_BATCH, o), "f4"))
         for i, o, _ in layers
