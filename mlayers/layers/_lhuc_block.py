@@ -46,7 +46,7 @@ class LHUCBlock(Layer):
             hidden = self.batch_norm(hidden, training=training)
         hidden = self._activate(self.activation, hidden)
         logits = call_child(self.gate, lhuc_input, training=training)
-        # On JAX as a formula, which XLA fuses with its neighbours. A training step of a tower of stock
+        # On JAX as a formula, which XLA fuses with its neighbours. A step of a tower of stock
         # layers took 1.03 times as long as one with the formula and 0.99 times as long as one with
         # the op; on torch 1.00 and 1.16, on TensorFlow 1.00 and 1.03 (bench --op tower).
         if keras.backend.backend() == "jax" and self.compute_dtype in ("float32", "float64"):

@@ -41,7 +41,7 @@ def _output_is_smaller(inputs: Any, kernel_io: Any, dtype: str) -> bool:
     """
     rows = 1
     for size in inputs.shape[:-1]:
-        if size is None:
+        if type(size) is not int:  # unknown, or a symbol of the exporter at hand
             return False
         rows *= size
     stored = keras.backend.standardize_dtype(kernel_io.dtype)
