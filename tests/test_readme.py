@@ -43,7 +43,8 @@ def modules():
 
 @pytest.mark.parametrize("name", [n for n in modules() if not n.startswith("mlayers.train")])
 def test_docstrings(name):
-    keras_only = name.startswith(NEEDS_KERAS) or name.endswith(("_symbolic", "composition", "tower"))
+    names = ("_symbolic", "composition", "bench.tower")
+    keras_only = name.startswith(NEEDS_KERAS) or name.endswith(names)
     if keras_only and not has_keras:
         pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
     framework = name.removeprefix("mlayers.bridges.").removesuffix("_rules")
