@@ -40,7 +40,8 @@ def draw_roofline(
     by_framework: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         by_framework[row["framework"]].append(row)
-    figure = Figure(figsize=(5.2 * len(by_framework), 5.0), dpi=120)
+    most = max(len(its_rows) for its_rows in by_framework.values())  # named below the axes
+    figure = Figure(figsize=(5.4 * len(by_framework), 5.0 + 0.14 * most), dpi=120)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(1, len(by_framework), squeeze=False, sharey=True)[0]
     for axes, (framework, its_rows) in zip(panels, by_framework.items(), strict=True):
@@ -66,8 +67,8 @@ def draw_roofline(
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("GFLOP/s")
     figure.suptitle(
-        f"red: mlayers, grey: the best other; roof: {bandwidth:.0f} GB/s, {peak:.0f} GFLOP/s "
-        "(above it: in the caches)",
+        f"red: mlayers, grey: the best other\nroof: {bandwidth:.0f} GB/s, {peak:.0f} GFLOP/s; "
+        "above it: in the caches",
         fontsize=9,
     )
     figure.savefig(path)
@@ -109,5 +110,5 @@ def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlabel(varied.split(", ")[1])
         axes.set_ylabel("µs, forward")
         axes.grid(alpha=0.3)
-    grid[0].legend(fontsize=7)
+    grid[0].legend(fontsize=7, handlelength=4)
     figure.savefig(path)
