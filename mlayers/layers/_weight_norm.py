@@ -41,7 +41,7 @@ def _output_is_smaller(inputs: Any, kernel_io: Any, dtype: str) -> bool:
     """
     rows = 1
     for size in inputs.shape[:-1]:
-        if size is None:
+        if not isinstance(size, int):  # unknown, or a symbol of jax.export or torch.export
             return False
         rows *= size
     stored = keras.backend.standardize_dtype(kernel_io.dtype)
