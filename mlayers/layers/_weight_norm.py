@@ -37,11 +37,19 @@ def column_scale(kernel_io: Any, length_o: Any) -> Any:
 def _output_is_smaller(inputs: Any, kernel_io: Any, dtype: str) -> bool:
     """Whether scaling the output writes fewer numbers than scaling the kernel.
 
-    Not asked in mixed precision, where a kernel as it is stored may not fit the smaller type.
+    Then it is the cheaper side: on one core, in a 512-256-128-1 tower of 64 rows, a training step
+    takes 1.03 to 1.05 times as long with the kernel scaled, a prediction 1.06 times on JAX and
+    TensorFlow and 0.98 on torch. Not in mixed precision, where a kernel as it is stored may not fit
+    the smaller type.
     """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.compiler.is_exporting():  # where asking for the rows would fix their number
+            return False
     rows = 1
     for size in inputs.shape[:-1]:
-        if type(size) is not int:  # unknown, or a symbol of the exporter at hand
+        if not isinstance(size, int):  # unknown, or a symbol of jax.export
             return False
         rows *= size
     stored = keras.backend.standardize_dtype(kernel_io.dtype)

@@ -9,7 +9,7 @@ from mlayers.layers import MLP, Dense, LHUCTower
 from mlayers.layers._weight_norm import _output_is_smaller, normed_product
 from support.check_layer import shapes_of, tensors_of
 from support.check_model import mask_passes_through, shake_weights
-from support.frameworks import float64_allowed, to_numpy, value_and_grads
+from support.frameworks import BACKEND, float64_allowed, to_numpy, value_and_grads
 
 RNG = np.random.default_rng(5)
 WIDTH, UNITS = 7, 3
@@ -146,3 +146,20 @@ def test_call_refuses_another_width_or_too_low_a_rank(cls):
     for shape in ((4, WIDTH - 1), (WIDTH,)):
         with pytest.raises(ValueError, match=r"axis -1|axes|ndim"):
             layer(tensors_of(np.zeros(shape, "float32")))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.skipif(BACKEND != "torch", reason="torch.export")
+def test_torch_exports_any_number_of_rows(strict):
+    import torch
+
+    model = keras.Sequential([keras.Input((WIDTH,)), MLP([5, 3])])
+    sizes = (({0: torch.export.Dim("batch", min=1, max=100)},),)
+    exported = torch.export.export(
+        model, (torch.ones(4, WIDTH),), dynamic_shapes=sizes, strict=strict
+    )
+    for rows in (2, 20):
+        x = torch.ones(rows, WIDTH)
+        np.testing.assert_allclose(
+            to_numpy(exported.module()(x)), to_numpy(model(x)), rtol=1e-5, atol=1e-6
+        )
