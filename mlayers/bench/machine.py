@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ import mlayers
 from mlayers import cython_cpu
 
 FILL, FILL_PAST_CACHES, COPY, READ = range(4)  # of cython_cpu/_bandwidth.pyx
-_PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
 
 
 def describe() -> dict[str, Any]:
     """Processor, cores, instruction set, threads, versions, time."""
+    config = mlayers.show_config(mode="dict") or {}
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "isa": cython_cpu.isa(),
         "threads": mlayers.get_num_threads(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": config["versions"],
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -40,16 +39,6 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def memory_call(mode: int, buffer: np.ndarray[Any, Any]) -> Callable[[], None]:
