@@ -40,9 +40,9 @@ def use_kernels(path: str) -> Iterator[None]:
     with.
 
     Args:
-        path: `"auto"` (a kernel where there is one, else the composition), `"cython"` or `"cupy"`
-            (the kernels; an error where one cannot serve), `"composition"` (array operations of the
-            framework), `"reference"` (NumPy in float64).
+        path: `"auto"` (a kernel where there is one and it was measured to be faster, else the
+            composition), `"cython"` or `"cupy"` (the kernels; an error where one cannot serve),
+            `"composition"` (array operations of the framework), `"reference"` (NumPy in float64).
 
     Raises:
         ValueError: `path` is none of these.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread pool: its limits, forks, many callers at once, and that it never spins."""
+"""The thread pool: its limits, forks, many callers at once, and that it sleeps between calls."""
 
 import os
 import subprocess
