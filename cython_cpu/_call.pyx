@@ -6,7 +6,7 @@ it. The bridges, which are C, get the same registry and pool as a `mlayers_runti
 no op by name.
 """
 from call cimport (
-    FLOAT32, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Runtime, Shapes,
+    FLOAT32, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Parallel, Runtime, Shapes,
 )
 from cpython.buffer cimport (
     PyBUF_FORMAT,
@@ -17,14 +17,14 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strdup, strlen, strncmp
 
 cdef extern from "pool.h" nogil:
     int mlayers_get_num_threads()
     void mlayers_set_num_threads(int threads)
-    void parallel "mlayers_parallel"(const Call*, int64_t, Body) noexcept
+    void on_pool "mlayers_on_pool"(const Call*, int64_t, Body) noexcept
 
 cdef extern from "memory.h" nogil:
     void prepare_outputs "mlayers_prepare_outputs"(Call*) noexcept
@@ -91,7 +91,13 @@ cdef const Op* find(const char* name, size_t length) noexcept nogil:
 
 
 cdef void compute(const Op* op, Call* call) noexcept nogil:
-    call.threads = mlayers_get_num_threads()
+    compute_on(op, call, on_pool, mlayers_get_num_threads())
+
+
+cdef void compute_on(
+    const Op* op, Call* call, Parallel parallel, int32_t threads
+) noexcept nogil:
+    call.threads = min(threads, mlayers_get_num_threads())
     call.parallel = parallel
     prepare_outputs(call)
     op.kernel(call)
@@ -131,6 +137,7 @@ cdef void explain(const Op* op, const Call* call, char* words, size_t room) noex
 cdef Runtime _runtime
 _runtime.find = find
 _runtime.run = compute
+_runtime.run_on = compute_on
 _runtime.explain = explain
 
 

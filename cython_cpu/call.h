@@ -32,6 +32,9 @@ typedef struct mlayers_call mlayers_call;
 /* Computes the rows first <= row < last; what a row is, the kernel decides. */
 typedef void (*mlayers_body)(const mlayers_call *, int64_t first, int64_t last);
 
+/* Runs `body` over n rows on `threads` threads and returns when all are done. */
+typedef void (*mlayers_parallel)(const mlayers_call *, int64_t n, mlayers_body body);
+
 struct mlayers_call {
     int32_t dtype; /* of every input and output */
     int32_t n_inputs;
@@ -45,8 +48,7 @@ struct mlayers_call {
     const double *floats; /* real attributes in declared order */
     int64_t n_floats;
     int64_t room[MLAYERS_MAX_ARRAYS][2]; /* where shapes() may lay down an output's shape */
-    /* Runs `body` over n rows on the process's thread pool and returns when all are done. */
-    void (*parallel)(const mlayers_call *, int64_t n, mlayers_body body);
+    mlayers_parallel parallel;
 };
 
 typedef void (*mlayers_kernel)(const mlayers_call *);
@@ -64,6 +66,8 @@ typedef struct {
     const mlayers_op *(*find)(const char *name, size_t length);
     /* Computes; shapes() has been called and the outputs have memory. */
     void (*run)(const mlayers_op *, mlayers_call *);
+    /* The same on threads of the bridge's framework, at most `threads` of them. */
+    void (*run_on)(const mlayers_op *, mlayers_call *, mlayers_parallel parallel, int32_t threads);
     /* Why shapes() answered 0, in the front door's words. The only function that takes Python's
      * GIL, and so only ever called on the way to an error. */
     void (*explain)(const mlayers_op *, const mlayers_call *, char *words, size_t room);
@@ -81,6 +85,49 @@ static inline void mlayers_for(const mlayers_call *call, int64_t n, int64_t work
         body(call, 0, n);
     else
         call->parallel(call, n, body);
+}
+
+/* --- for whoever has threads --- */
+
+enum { MLAYERS_CHUNKS = 8, MLAYERS_MAX_SHARES = 64 };
+
+/* A body's rows in shares, one for each thread, and these in chunks. A thread takes its own share
+ * first: of the call before, those rows are in its cache. Then it helps the others, so that nobody
+ * waits for a thread that comes late. */
+typedef struct {
+    const mlayers_call *call;
+    mlayers_body body;
+    int64_t rows;
+    int32_t shares;
+    int32_t taken[MLAYERS_MAX_SHARES]; /* chunks, of each share; atomic, may be more than there are */
+} mlayers_job;
+
+static inline void mlayers_begin(mlayers_job *job, const mlayers_call *call, int64_t rows,
+                                 mlayers_body body) {
+    job->call = call;
+    job->body = body;
+    job->rows = rows;
+    job->shares = call->threads < MLAYERS_MAX_SHARES ? call->threads : MLAYERS_MAX_SHARES;
+    for (int32_t i = 0; i < job->shares; i++) job->taken[i] = 0;
+}
+
+static inline int mlayers_has_chunks(const mlayers_job *job) {
+    for (int32_t i = 0; i < job->shares; i++)
+        if (__atomic_load_n(&job->taken[i], __ATOMIC_RELAXED) < MLAYERS_CHUNKS) return 1;
+    return 0;
+}
+
+/* What thread `thread` does, from 0; returns when no chunk is left. */
+static inline void mlayers_work_on(mlayers_job *job, int64_t thread) {
+    int64_t chunks = (int64_t)job->shares * MLAYERS_CHUNKS;
+    for (int32_t i = 0; i < job->shares; i++) {
+        int64_t share = (thread + i) % job->shares, taken;
+        while ((taken = __atomic_fetch_add(&job->taken[share], 1, __ATOMIC_RELAXED)) < MLAYERS_CHUNKS) {
+            int64_t chunk = share * MLAYERS_CHUNKS + taken;
+            int64_t first = job->rows * chunk / chunks, last = job->rows * (chunk + 1) / chunks;
+            if (first < last) job->body(job->call, first, last);
+        }
+    }
 }
 
 /* --- for shapes functions --- */

@@ -19,6 +19,8 @@ cdef extern from "call.h" nogil:
     ctypedef struct Call "mlayers_call"
     ctypedef void (*Body "mlayers_body")(const Call*, int64_t, int64_t) noexcept nogil
 
+    ctypedef void (*Parallel "mlayers_parallel")(const Call*, int64_t, Body) noexcept nogil
+
     ctypedef struct Call "mlayers_call":
         int32_t dtype
         int32_t n_inputs
@@ -31,7 +33,7 @@ cdef extern from "call.h" nogil:
         int64_t n_ints
         const double* floats
         int64_t n_floats
-        void (*parallel)(const Call*, int64_t, Body) noexcept nogil
+        Parallel parallel
 
     ctypedef void (*Kernel "mlayers_kernel")(const Call*) noexcept nogil
     ctypedef bint (*Shapes "mlayers_shapes")(Call*) noexcept nogil
@@ -44,6 +46,7 @@ cdef extern from "call.h" nogil:
     ctypedef struct Runtime "mlayers_runtime":
         const Op* (*find)(const char*, size_t) noexcept nogil
         void (*run)(const Op*, Call*) noexcept nogil
+        void (*run_on)(const Op*, Call*, Parallel, int32_t) noexcept nogil
         void (*explain)(const Op*, const Call*, char*, size_t) noexcept nogil
 
     # for kernels

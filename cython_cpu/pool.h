@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The one thread pool of a process, shared by NumPy calls and by every bridge. Included by _call.pyx
- * alone, so that there is one.
+ * The one thread pool of a process, shared by NumPy calls and by every bridge that has no threads of
+ * its own to offer. Included by _call.pyx alone, so that there is one.
  *
  * Its threads do not wait at the cores' expense: a framework's own pool wants them between our calls,
  * and a team that spins beside it costs milliseconds. Only for MLAYERS_PATIENCE, about as long as it
@@ -23,7 +23,6 @@
 
 #include "call.h"
 
-#define MLAYERS_CHUNKS_PER_THREAD 8 /* so that a thread that comes late still finds work */
 #define MLAYERS_MAX_THREADS 1024
 #define MLAYERS_PATIENCE 30000 /* nanoseconds */
 
@@ -40,29 +39,20 @@ __attribute__((visibility("default"))) void mlayers_set_num_threads(int threads)
     __atomic_store_n(&mlayers_threads, threads, __ATOMIC_RELAXED);
 }
 
-typedef struct mlayers_job {
-    const mlayers_call *call;
-    mlayers_body body;
-    int64_t rows, chunks;
-    int64_t next;    /* the next chunk nobody has taken; atomic */
-    int inside;      /* workers that joined and have not left; atomic, changed under the lock */
-    int may_join;    /* how many more may; under the lock */
-    struct mlayers_job *link;
-} mlayers_job;
+typedef struct mlayers_posting {
+    mlayers_job job;
+    int inside;   /* workers that joined and have not left; atomic, changed under the lock */
+    int may_join; /* how many more may; under the lock */
+    struct mlayers_posting *link;
+} mlayers_posting;
 
 static pthread_mutex_t mlayers_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t mlayers_work = PTHREAD_COND_INITIALIZER; /* a job is on the list */
 static pthread_cond_t mlayers_left = PTHREAD_COND_INITIALIZER; /* somebody left a job */
-static mlayers_job *mlayers_jobs = NULL;                       /* under the lock */
+static mlayers_posting *mlayers_postings = NULL;               /* under the lock */
 static int mlayers_workers = 0;                                /* under the lock */
 static int mlayers_posted = 0; /* counts jobs, round and round; atomic, changed under the lock */
 static int mlayers_atfork_done = 0;                            /* under the lock */
-
-static void mlayers_take_chunks(mlayers_job *job) {
-    int64_t i;
-    while ((i = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < job->chunks)
-        job->body(job->call, job->rows * i / job->chunks, job->rows * (i + 1) / job->chunks);
-}
 
 /* Looks at a number until it is no longer `before`, or patience ends. */
 static void mlayers_look_out(const int *number, int before) {
@@ -82,22 +72,21 @@ static void mlayers_look_out(const int *number, int before) {
              MLAYERS_PATIENCE);
 }
 
-static int mlayers_has_work(const mlayers_job *job) {
-    return job->may_join > 0 && __atomic_load_n(&job->next, __ATOMIC_RELAXED) < job->chunks;
+static int mlayers_has_work(const mlayers_posting *posting) {
+    return posting->may_join > 0 && mlayers_has_chunks(&posting->job);
 }
 
-static void *mlayers_worker(void *unused) {
+static void *mlayers_worker(void *number) {
     int looked_out = 1; /* there is a job, or it would not have been hired */
-    (void)unused;
     pthread_mutex_lock(&mlayers_lock);
     for (;;) {
-        mlayers_job *job = mlayers_jobs;
-        while (job && !mlayers_has_work(job)) job = job->link;
-        if (!job && looked_out) {
+        mlayers_posting *posting = mlayers_postings;
+        while (posting && !mlayers_has_work(posting)) posting = posting->link;
+        if (!posting && looked_out) {
             pthread_cond_wait(&mlayers_work, &mlayers_lock);
             continue;
         }
-        if (!job) {
+        if (!posting) {
             int posted = mlayers_posted;
             pthread_mutex_unlock(&mlayers_lock);
             mlayers_look_out(&mlayers_posted, posted);
@@ -106,12 +95,12 @@ static void *mlayers_worker(void *unused) {
             continue;
         }
         looked_out = 0;
-        job->may_join--;
-        job->inside++;
+        posting->may_join--;
+        posting->inside++;
         pthread_mutex_unlock(&mlayers_lock);
-        mlayers_take_chunks(job);
+        mlayers_work_on(&posting->job, (int64_t)(intptr_t)number);
         pthread_mutex_lock(&mlayers_lock);
-        __atomic_sub_fetch(&job->inside, 1, __ATOMIC_RELEASE); /* at 0 the job may be gone */
+        __atomic_sub_fetch(&posting->inside, 1, __ATOMIC_RELEASE); /* at 0 it may be gone */
         pthread_cond_broadcast(&mlayers_left);
     }
     return NULL;
@@ -122,7 +111,7 @@ static void mlayers_after_fork(void) {
     pthread_mutex_init(&mlayers_lock, NULL);
     pthread_cond_init(&mlayers_work, NULL);
     pthread_cond_init(&mlayers_left, NULL);
-    mlayers_jobs = NULL;
+    mlayers_postings = NULL;
     mlayers_workers = 0;
 }
 
@@ -138,28 +127,29 @@ static void mlayers_hire(int wanted) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (mlayers_workers < wanted) {
         pthread_t thread;
-        if (pthread_create(&thread, NULL, mlayers_worker, NULL)) break;
+        void *number = (void *)(intptr_t)(mlayers_workers + 1); /* a caller is 0 */
+        if (pthread_create(&thread, NULL, mlayers_worker, number)) break;
         pthread_detach(thread);
         mlayers_workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-static void mlayers_parallel(const mlayers_call *call, int64_t rows, mlayers_body body) {
-    int64_t chunks = (int64_t)call->threads * MLAYERS_CHUNKS_PER_THREAD;
+static void mlayers_on_pool(const mlayers_call *call, int64_t rows, mlayers_body body) {
     int helpers = call->threads - 1;
-    mlayers_job job = {call, body, rows, chunks < rows ? chunks : rows, 0, 0, 0, NULL};
-    mlayers_job **link;
+    mlayers_posting posting, **link;
     if (rows < 2 || helpers < 1) {
         body(call, 0, rows);
         return;
     }
     if (helpers >= rows) helpers = (int)rows - 1;
-    job.may_join = helpers;
+    mlayers_begin(&posting.job, call, rows, body);
+    posting.inside = 0;
+    posting.may_join = helpers;
     pthread_mutex_lock(&mlayers_lock);
     mlayers_hire(helpers);
-    job.link = mlayers_jobs;
-    mlayers_jobs = &job;
+    posting.link = mlayers_postings;
+    mlayers_postings = &posting;
     __atomic_add_fetch(&mlayers_posted, 1, __ATOMIC_RELEASE);
     if (helpers == 1)
         pthread_cond_signal(&mlayers_work);
@@ -167,18 +157,18 @@ static void mlayers_parallel(const mlayers_call *call, int64_t rows, mlayers_bod
         pthread_cond_broadcast(&mlayers_work);
     pthread_mutex_unlock(&mlayers_lock);
 
-    mlayers_take_chunks(&job);
+    mlayers_work_on(&posting.job, 0);
 
     pthread_mutex_lock(&mlayers_lock);
-    for (link = &mlayers_jobs; *link != &job; link = &(*link)->link) {
+    for (link = &mlayers_postings; *link != &posting; link = &(*link)->link) {
     }
-    *link = job.link;
-    helpers = job.inside;
+    *link = posting.link;
+    helpers = posting.inside;
     pthread_mutex_unlock(&mlayers_lock);
     if (helpers == 0) return;
-    for (int left = helpers; left > 0; left--) mlayers_look_out(&job.inside, left);
+    for (int left = helpers; left > 0; left--) mlayers_look_out(&posting.inside, left);
     pthread_mutex_lock(&mlayers_lock);
-    while (job.inside > 0) pthread_cond_wait(&mlayers_left, &mlayers_lock);
+    while (posting.inside > 0) pthread_cond_wait(&mlayers_left, &mlayers_lock);
     pthread_mutex_unlock(&mlayers_lock);
 }
 

@@ -20,8 +20,11 @@
 #include <utility>
 #include <vector>
 
+#include <pthread.h>
+
 #include "call.h"
 #include "torch_abi.h"
+#include "torch_memory.h"
 
 #define VISIBLE extern "C" __attribute__((visibility("default")))
 
@@ -168,18 +171,57 @@ struct Arguments { /* takes what lies on the stack, and gives it back whatever h
     }
 };
 
+bool keeps_memory = false; /* of large outputs, for the next (torch_memory.h) */
+
 void allocate(const mlayers_op *op, mlayers_array &array, int32_t dtype, Tensor &output) {
+    int32_t cpu = aoti_torch_device_type_cpu();
     std::vector<int64_t> strides(array.rank);
     int64_t stride = 1;
     for (int64_t axis = array.rank - 1; axis >= 0; axis--) {
         strides[axis] = stride;
         stride *= array.shape[axis] > 0 ? array.shape[axis] : 1;
     }
-    if (aoti_torch_empty_strided(array.rank, array.shape, strides.data(), dtype,
-                                 aoti_torch_device_type_cpu(), -1, &output.handle) ||
+    size_t bytes = array.size * WIDTHS[dtype_of(dtype)];
+    array.data = keeps_memory ? take_block(bytes) : nullptr;
+    if (array.data != nullptr) {
+        void *wanted = reinterpret_cast<void *>(bytes);
+        if (torch_from_blob(array.data, array.rank, array.shape, strides.data(), 0, dtype, cpu, -1,
+                            &output.handle, aoti_torch_layout_strided(), nullptr, 0, give_block,
+                            wanted)) {
+            give_block(array.data, wanted);
+            fail(op, "torch did not take memory for an output");
+        }
+        return;
+    }
+    if (aoti_torch_empty_strided(array.rank, array.shape, strides.data(), dtype, cpu, -1,
+                                 &output.handle) ||
         aoti_torch_get_data_ptr(output.handle, &array.data))
         fail(op, "out of memory: torch has none for an output of %lld elements",
              static_cast<long long>(array.size));
+}
+
+/* --- threads --- */
+
+/* Whether kernels run on torch's threads, as its own ops do: two teams on the same cores fight, and
+ * torch's is the one that is awake between torch's ops. */
+bool on_torchs_threads = false;
+
+void in_torchs_threads(const mlayers_call *call, int64_t rows, mlayers_body body) {
+    mlayers_job job;
+    mlayers_begin(&job, call, rows, body);
+    auto work = [](int64_t thread, int64_t, void *given) {
+        mlayers_work_on(static_cast<mlayers_job *>(given), thread);
+    };
+    torch_parallel_for(0, call->threads, 1, work, &job);
+    mlayers_work_on(&job, 0); /* what is left if torch_parallel_for failed: else nothing */
+}
+
+void run(const mlayers_op *op, mlayers_call *call) {
+    uint32_t threads = 0;
+    if (on_torchs_threads && torch_get_num_threads(&threads) == 0)
+        runtime->run_on(op, call, in_torchs_threads, static_cast<int32_t>(threads));
+    else
+        runtime->run(op, call);
 }
 
 void compute(const Registered &entry, Word *stack) {
@@ -212,7 +254,7 @@ void compute(const Registered &entry, Word *stack) {
     if (call.n_outputs != entry.n_outputs)
         fail(op, "the kernel has %d outputs, not %d", call.n_outputs, entry.n_outputs);
     for (int32_t i = 0; i < call.n_outputs; i++) allocate(op, call.outputs[i], dtype, outputs[i]);
-    runtime->run(op, &call);
+    run(op, &call);
     for (int32_t i = 0; i < call.n_outputs; i++)
         stack[i] = reinterpret_cast<Word>(std::exchange(outputs[i].handle, nullptr));
 }
@@ -251,6 +293,10 @@ VISIBLE int mlayers_start(const mlayers_runtime *given, char *why, size_t room) 
         return 0;
     }
     missing_list_function = find_list_functions(torch);
+    keeps_memory = find_memory_functions(torch) == nullptr;
+    on_torchs_threads = find_thread_functions(torch) == nullptr;
+    /* Of OpenMP's threads none is left in a child, which nobody tells it: it would wait for ever. */
+    pthread_atfork(nullptr, nullptr, [] { on_torchs_threads = false; });
     if (aoti_torch_library_init_impl("mlayers", "CPU", __FILE__, __LINE__, &library)) {
         snprintf(why, room, "torch did not open the namespace 'mlayers' for CPU kernels");
         return 0;

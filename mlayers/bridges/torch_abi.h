@@ -43,9 +43,24 @@ typedef void (*Kernel)(Word *stack, Word n_inputs, Word n_outputs);
     X(int32_t, torch_list_get_item, (void *, size_t, Word *))                                  \
     X(int32_t, torch_delete_list, (void *))
 
+/* Since torch 2.10; without them kernels run on the package's own threads. */
+#define THREAD_FUNCTIONS(X)                                                                    \
+    X(int32_t, torch_get_num_threads, (uint32_t *))                                            \
+    X(int32_t, torch_parallel_for,                                                             \
+      (int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *))
+
+/* Since torch 2.11; without it outputs are where torch puts them. */
+#define MEMORY_FUNCTIONS(X)                                                                    \
+    X(int32_t, aoti_torch_layout_strided, ())                                                  \
+    X(int32_t, torch_from_blob,                                                                \
+      (void *, int64_t, const int64_t *, const int64_t *, int64_t, int32_t, int32_t, int32_t,  \
+       void **, int32_t, const uint8_t *, int64_t, void (*)(void *, void *), void *))
+
 #define DECLARE(result, name, arguments) result(*name) arguments = nullptr;
 FUNCTIONS(DECLARE)
 LIST_FUNCTIONS(DECLARE)
+THREAD_FUNCTIONS(DECLARE)
+MEMORY_FUNCTIONS(DECLARE)
 
 /* The first function of a table that torch lacks, or NULL. */
 const char *find_functions(void *torch) {
@@ -58,6 +73,16 @@ const char *find_functions(void *torch) {
 
 const char *find_list_functions(void *torch) {
     LIST_FUNCTIONS(FIND)
+    return nullptr;
+}
+
+const char *find_thread_functions(void *torch) {
+    THREAD_FUNCTIONS(FIND)
+    return nullptr;
+}
+
+const char *find_memory_functions(void *torch) {
+    MEMORY_FUNCTIONS(FIND)
     return nullptr;
 }
 
