@@ -8,7 +8,7 @@
  *                weight_grad[n, k] = sum over b of input[b, n] * up[b, k]
  *
  * aggregate sums part² over k, so its up is 2 * grad[b] * part[b, k], which is computed again, a tile
- * at a time: nothing of the size (B, K) is ever held. All sums are kept in what T is computed in, in
+ * at a time (or in no way, by feature_insight_squares.hpp): nothing of the size (B, K) is ever held. All sums are kept in what T is computed in, in
  * an order that does not depend on how the work is shared out.
  */
 #ifndef MLAYERS_FEATURE_INSIGHT_HPP
@@ -111,6 +111,20 @@ inline void store_tile(int64_t I, int64_t J, const Computed<T> *tile, Matrix<T> 
     for (int64_t i = 0; i < I; i++) convert(tile + i * PACK, to.from(i, 0).data, J);
 }
 
+/* A tile of an output as one product. */
+template <typename T>
+inline void product_into(int64_t M, int64_t N, int64_t K, Matrix<const Computed<T>> a,
+                         Matrix<const Computed<T>> b, Matrix<T> out) {
+    using C = Computed<T>;
+    if constexpr (std::is_same<T, C>::value) {
+        product<C, C>(M, N, K, a, b, out, false);
+    } else {
+        Tile<C> tile;
+        product<C, C>(M, N, K, a, b, matrix<C>(tile), false);
+        store_tile<T>(M, N, tile, out);
+    }
+}
+
 /* input_grad for rows first to last. `up` is made once for all n; for half types, whose sums need more
  * digits than input_grad has, once for each PACK of them. */
 template <typename T>
@@ -153,7 +167,7 @@ inline void weight_grad_tile(const Segment<T> &x, Matrix<Computed<T>> sums_nk,
                              int64_t k) {
     using C = Computed<T>;
     int64_t columns = at_most_pack(x.K - k), rows = at_most_pack(x.B - b);
-    Tile<C> up, input, weight, input_grad;
+    Tile<C> up, input, weight;
     auto up_bk = upstream(x, b, k, rows, columns, up);
     for (int64_t i = n; i < end; i += PACK) {
         int64_t wide = at_most_pack(x.N - i);
@@ -161,8 +175,7 @@ inline void weight_grad_tile(const Segment<T> &x, Matrix<Computed<T>> sums_nk,
         product<C, C>(wide, columns, rows, turned(input_bn), up_bk, sums_nk.from(i - n, 0), b > 0);
         if (input_grad_bn.data == nullptr) continue;
         auto weight_nk = computed_part<T>(wide, columns, x.weight_nk.from(i, k), weight);
-        product<C, C>(rows, wide, columns, up_bk, turned(weight_nk), matrix<C>(input_grad), false);
-        store_tile<T>(rows, wide, input_grad, input_grad_bn.from(b, i));
+        product_into<T>(rows, wide, columns, up_bk, turned(weight_nk), input_grad_bn.from(b, i));
     }
 }
 
@@ -195,7 +208,7 @@ struct Segments {
  * half types, because the weight is converted for each. */
 template <typename T>
 inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) {
-    constexpr int64_t ROWS = std::is_same<T, Computed<T>>::value ? 8 : PACK;
+    constexpr int64_t ROWS = std::is_same<T, Computed<T>>::value ? 16 : PACK;
     for (int64_t b = first; b < last; b += ROWS) {
         Segments<T> segments{call, 0, static_cast<T *>(call->outputs[0].data)};
         int64_t end = last - b < ROWS ? last : b + ROWS;
@@ -216,11 +229,15 @@ inline void input_grad_rows(const mlayers_call *call, int64_t first, int64_t las
 
 MLAYERS_INLINE int64_t blocks(int64_t n) { return (n + PACK - 1) / PACK; }
 
-/* How many blocks of weights a segment has at most. */
-inline int64_t blocks_per_segment(const mlayers_call *call) {
+inline int64_t widest_segment(const mlayers_call *call) {
     int64_t most = 0;
     for (int64_t i = 1; i < call->n_ints; i++) most = call->ints[i] > most ? call->ints[i] : most;
-    return blocks(most) * blocks(call->inputs[2].shape[1]);
+    return most;
+}
+
+/* How many blocks of weights a segment has at most. */
+inline int64_t blocks_per_segment(const mlayers_call *call) {
+    return blocks(widest_segment(call)) * blocks(call->inputs[2].shape[1]);
 }
 
 /* A row is a block of weights, of which a segment has `blocks_per_segment`, the last ones empty. Rows

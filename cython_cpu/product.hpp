@@ -5,7 +5,7 @@
  *   product   out[m, n] = (or +=) sum over k of a[m, k] * b[k, n]
  *
  * A BLAS is made for large products and spends more on a small one than the product itself. Here a
- * block of out, 8 rows by one vector or 4 rows by up to 4, stays in registers while k runs; each step
+ * block of out, 8 or 16 rows by one vector or 4 rows by up to 4, stays in registers while k runs; each step
  * takes vectors of b's row k and one number of a for each row. So b must have its n side by side and
  * be numbers the arithmetic knows: else a block of it is first laid down so (`pack`). For half types
  * that is done to a as well, and sums are kept in float until the last k.
@@ -62,24 +62,29 @@ MLAYERS_INLINE void product_block(int64_t K, Matrix<const C> a, Matrix<const C> 
         for (int n = 0; n < N; n++) store<W>(out.data + m * out.row + n * W, sum[m][n]);
 }
 
-/* N vectors of columns, for all rows. Not inlined: it is the same registers wherever it is called. */
+/* All rows, in blocks of MOST and, at the end, of less. */
+template <int MOST, int N, int W, typename C>
+MLAYERS_INLINE void product_rows(int64_t M, int64_t K, Matrix<const C> a, Matrix<const C> b,
+                                 Matrix<C> out, bool add) {
+    for (; M >= MOST; M -= MOST) {
+        product_block<MOST, N, W>(K, a, b, out, add);
+        a = a.from(MOST, 0);
+        out = out.from(MOST, 0);
+    }
+    if constexpr (MOST > 1)
+        if (M > 0) product_rows<MOST / 2, N, W>(M, K, a, b, out, add);
+}
+
+/* N vectors of columns, for all rows. Not inlined: it is the same registers wherever it is called.
+ * More than 8 rows have more addresses than there are registers, unless those are known: in a tile. */
 template <int N, int W, typename C>
 __attribute__((noinline)) void product_columns(int64_t M, int64_t K, Matrix<const C> a, Matrix<const C> b,
                             Matrix<C> out, bool add) {
-    constexpr int MOST = N == 1 ? 8 : 4;
-    int64_t m = 0;
-    for (; m + MOST <= M; m += MOST)
-        product_block<MOST, N, W>(K, a.from(m, 0), b, out.from(m, 0), add);
-    if constexpr (MOST == 8)
-        if (M - m >= 4) {
-            product_block<4, N, W>(K, a.from(m, 0), b, out.from(m, 0), add);
-            m += 4;
-        }
-    if (M - m >= 2) {
-        product_block<2, N, W>(K, a.from(m, 0), b, out.from(m, 0), add);
-        m += 2;
-    }
-    if (m < M) product_block<1, N, W>(K, a.from(m, 0), b, out.from(m, 0), add);
+    constexpr int MOST = N == 1 ? 8 : 4, MOST_OF_TILE = N == 1 && VECTOR_BYTES >= 64 ? 16 : MOST;
+    if (N == 1 && a.row == PACK && a.column == 1)
+        product_rows<MOST_OF_TILE, N, W>(M, K, Matrix<const C>{a.data, PACK, 1}, b, out, add);
+    else
+        product_rows<MOST, N, W>(M, K, a, b, out, add);
 }
 
 /* b's rows and out's rows have their numbers side by side. */

@@ -104,6 +104,7 @@ def test_half_types_are_converted_exactly(dtype):
 def test_threads_change_no_bit(aggregate):
     left, right = normal(3000, 96), normal(3000, 128)
     x, weight, sizes = normal(500, 480), normal(480, 70), (16,) * 25 + (80,)
+    narrow = x[:, :400].copy(), weight[:400]
 
     def everything():
         out = mlayers.ffm(left, right, 16)
@@ -114,6 +115,7 @@ def test_threads_change_no_bit(aggregate):
             *mlayers.ffm_grad(out, left, right, 16),
             *mlayers.ffm_grad(scores, left, right, 16, "dot"),
             *mlayers.feature_insight_grad(insight, x, weight, sizes, aggregate),
+            *mlayers.feature_insight_grad(insight[:, :25], *narrow, sizes[:25], True),
             mlayers.lhuc_gate(out, out),
         ]  # fmt: skip
 

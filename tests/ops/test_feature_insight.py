@@ -95,6 +95,16 @@ def test_large_enough_for_threads(aggregate):
     check_op_and_gradient(feature_insight, feature_insight_grad, case, tolerance)
 
 
+@pytest.mark.parametrize("K", [16, 65, 150])
+@pytest.mark.parametrize("sizes", [[1, 0, 5], [16] * 9, [63, 64], [65]], ids=str)
+@pytest.mark.parametrize("B", [1, 64, 130])
+def test_aggregate_either_way(B, sizes, K):
+    """Narrow segments of many rows have another gradient kernel than wide ones of few."""
+    case = example("ways", B, sizes, K, True)
+    tolerance = {"rtol": 1e-4, "atol": 1e-2}
+    check_op_and_gradient(feature_insight, feature_insight_grad, case, tolerance)
+
+
 def test_aggregate_never_holds_every_product():
     """Peak memory does not grow with K: the (B, S·K) array would be 40 MB here."""
     x, weight = np.ones((500, 20), "float32"), np.ones((20, 1000), "float32")
