@@ -10,6 +10,11 @@
 namespace mlayers {
 namespace {
 
+template <typename C>
+constexpr C one_over_factorial(int n) {
+    return n < 2 ? C(1) : one_over_factorial<C>(n - 1) / C(n);
+}
+
 /* exp(x) for x <= 0, to about one unit in the last place; NaN stays NaN.
  *
  * x = n * ln 2 + r with a whole n and |r| <= ln(2) / 2: exp(x) = 2^n * exp(r), and exp(r) is its
@@ -31,8 +36,9 @@ MLAYERS_INLINE Vector<C, W> exp_of_negative(Vector<C, W> x) {
     auto n = convert_lanes<Int, W>(x * C(1.4426950408889634) - C(0.5)); /* towards 0, so nearest */
     V n_real = convert_lanes<C, W>(n);
     V r = x - n_real * LN2_HIGH - n_real * LN2_LOW;
-    V series = all<W>(C(1));
-    for (int i = TERMS - 1; i >= 1; i--) series = series * (r * (C(1) / C(i))) + C(1);
+    static constexpr C last = one_over_factorial<C>(TERMS - 1);
+    V series = all<W>(last);
+    for (int i = TERMS - 2; i >= 0; i--) series = series * r + one_over_factorial<C>(i);
     auto power = [](auto exponent) { return from_bits<C, W>((exponent + BIAS) << MANTISSA); };
     auto half = n >> 1;
     return series * power(half) * power(n - half);
