@@ -4,7 +4,9 @@
 Both start from the same weights and must predict the same and lose the same while they train, or
 nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
 and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
-The floor of a training step is its matrix products alone, computed by the same framework.
+Nothing that the two towers differ in can make them faster than their floor: the tower of stock layers
+with neither norm nor sigmoid, which leaves products, biases, relus, loss and optimizer to the framework.
+Of a training step, its matrix products alone are timed too.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
         seconds: how long to spend on a row.
 
     Returns:
-        One dict a row: `op`, `shape`, `direction`, `ours_us`, `stock_us`, `ratio` (stock over
-        ours), `ratio_low`, `ratio_high`; for a training step also `products_us`.
+        One dict a row: `op`, `shape`, `direction`, `ours_us`, `stock_us`, `floor_us`, `ratio`
+        (stock over ours), `ratio_low`, `ratio_high`; for a training step also `products_us`.
 
     Raises:
         ValueError: Keras runs on another backend.
@@ -60,38 +62,46 @@ def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
 
 
 class StockDense(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
-    """A dense layer that normalises its kernel whenever it is called."""
+    """A dense layer that normalises its kernel whenever it is called, or never if it is `bare`."""
 
-    def __init__(self, units: int, activation: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, units: int, activation: Callable[[Any], Any] | None = None, bare: bool = False
+    ) -> None:
         super().__init__()
         self.units = units
         self.activation = activation
+        self.bare = bare
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights."""
         self.kernel = self.add_weight(shape=(input_shape[-1], self.units))
-        self.norm = self.add_weight(shape=(self.units,))
+        if not self.bare:
+            self.norm = self.add_weight(shape=(self.units,))
         self.bias = self.add_weight(shape=(self.units,))
 
     def call(self, inputs: Any) -> Any:
         """Computes `activation(inputs @ normalised kernel + bias)`."""
-        squares_o = ops.sum(ops.square(self.kernel), axis=0)
-        kernel_io = self.kernel * (self.norm * ops.rsqrt(ops.maximum(squares_o, 1e-6)))
+        kernel_io = self.kernel
+        if not self.bare:
+            squares_o = ops.sum(ops.square(self.kernel), axis=0)
+            kernel_io = kernel_io * (self.norm * ops.rsqrt(ops.maximum(squares_o, 1e-6)))
         outputs = ops.matmul(inputs, kernel_io) + self.bias
         return outputs if self.activation is None else self.activation(outputs)
 
 
 class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
-    """The tower of such layers."""
+    """The tower of such layers; if it is `bare`, their logits are the gates."""
 
-    def __init__(self) -> None:
+    def __init__(self, bare: bool = False) -> None:
         super().__init__()
+        self.bare = bare
         last = len(OUTPUT_DIMS) - 1
         self.layers = [
-            StockDense(dim, ops.relu if i < last else None) for i, dim in enumerate(OUTPUT_DIMS)
+            StockDense(dim, ops.relu if i < last else None, bare)
+            for i, dim in enumerate(OUTPUT_DIMS)
         ]
         self.gates = [
-            [*(StockDense(width, ops.relu) for width in GATE_DIMS), StockDense(dim)]
+            [*(StockDense(width, ops.relu, bare) for width in GATE_DIMS), StockDense(dim, bare=bare)]
             for dim in OUTPUT_DIMS
         ]
 
@@ -102,12 +112,12 @@ class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
             logits = gate_input
             for gate_layer in gate:
                 logits = gate_layer(logits)
-            hidden = layer(hidden) * (2 * ops.sigmoid(logits))
+            hidden = layer(hidden) * (logits if self.bare else 2 * ops.sigmoid(logits))
         return hidden
 
 
 def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str, Any]:
-    ours, stock = _models(jit_compile)
+    ours, stock, bare = _models(jit_compile)
     inputs, labels = _data(TRAIN_BATCH)
     losses = [
         [float(model.train_on_batch(inputs, labels)) for _ in range(3)] for model in (ours, stock)
@@ -116,6 +126,7 @@ def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str,
     calls = {
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
+        "floor": lambda: bare.train_on_batch(inputs, labels),
         "products": _step_products(),
     }
     return _row(direction, TRAIN_BATCH, calls, seconds)
@@ -152,7 +163,7 @@ def _step_products() -> Callable[[], Any]:
 
 
 def _predict_row(seconds: float) -> dict[str, Any]:
-    ours, stock = _models("auto")
+    ours, stock, bare = _models("auto")
     folded = fold_weight_norm(ours)
     inputs, _ = _data(PREDICT_BATCH)
     predictions = [model.predict_on_batch(inputs) for model in (folded, stock)]
@@ -160,6 +171,7 @@ def _predict_row(seconds: float) -> dict[str, Any]:
     calls = {
         "ours": lambda: folded.predict_on_batch(inputs),
         "stock": lambda: stock.predict_on_batch(inputs),
+        "floor": lambda: bare.predict_on_batch(inputs),
     }
     return _row("predict folded", PREDICT_BATCH, calls, seconds)
 
@@ -172,24 +184,18 @@ def _row(direction: str, batch: int, calls: Any, seconds: float) -> dict[str, An
         "op": "LHUCTower",
         "shape": (batch, INPUT_DIM, *OUTPUT_DIMS),
         "direction": direction,
-        "ours_us": float(np.median([times["ours"] for times in rounds])),
-        "stock_us": float(np.median([times["stock"] for times in rounds])),
+        **{f"{name}_us": float(np.median([times[name] for times in rounds])) for name in calls},
         "ratio": float(np.median(ratios)),
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
-        **{
-            f"{name}_us": float(np.median([times[name] for times in rounds]))
-            for name in calls
-            if name == "products"
-        },
     }
 
 
-def _models(jit_compile: Any) -> tuple[Any, Any]:
-    """The two models with equal weights, compiled to train."""
+def _models(jit_compile: Any) -> tuple[Any, Any, Any]:
+    """The two models with equal weights and their floor, compiled to train."""
     tower, stock_tower = LHUCTower(OUTPUT_DIMS, lhuc_output_dims=[*GATE_DIMS]), StockTower()
     models = []
-    for layer in (tower, stock_tower):
+    for layer in (tower, stock_tower, StockTower(bare=True)):
         inputs = (keras.Input((INPUT_DIM,)), keras.Input((GATE_INPUT_DIM,)))
         model = keras.Model(inputs, layer(inputs))
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -197,7 +203,7 @@ def _models(jit_compile: Any) -> tuple[Any, Any]:
         models.append(model)
     for source, target in zip(_weights(tower), _weights(stock_tower), strict=True):
         target.assign(keras.ops.convert_to_numpy(source).copy())
-    return models[0], models[1]
+    return models[0], models[1], models[2]
 
 
 def _weights(tower: Any) -> list[Any]:

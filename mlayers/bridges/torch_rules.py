@@ -96,12 +96,11 @@ def unpacked(op: Op, outputs: tuple[Any, ...]) -> Any:
 def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
     """What torch runs before the kernel: it notes how to differentiate, where that is wanted."""
     n = len(op.inputs)
+    no_gradient = (None,) * len(op.attributes)  # each is one argument
 
     def differentiate(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         grads = _gradients(op, overloads, ctx.saved_tensors, ctx.codes, upstream)
-        needed = zip(grads, ctx.needs_input_grad[1:], strict=False)
-        nothing = (None for _ in ctx.codes)
-        return (None, *(grad if wanted else None for grad, wanted in needed), *nothing)
+        return (None, *grads, *no_gradient)
 
     class Differentiable(_SingleLevelFunction):  # type: ignore[misc]
         @staticmethod
@@ -159,8 +158,10 @@ def _gradients(
         return derived
     named = {**dict(zip(op.inputs, inputs, strict=True)), "grad": upstream[0]}
     tensors = [named[name] for name in op.gradient.inputs]
-    if not native.gradient_takes_kernel(op.gradient, "torch", tensors, decoded(op, codes)):
-        return composed(op.gradient, codes, *tensors)
+    if op.gradient.kernel_wins is not None:
+        values = decoded(op, codes)
+        if not native.gradient_takes_kernel(op.gradient, "torch", tensors, values):
+            return composed(op.gradient, codes, *tensors)
     grads = overloads[op.gradient.name](*tensors, *codes)
     return grads if len(op.inputs) > 1 else (grads,)
 
