@@ -4,9 +4,9 @@
 Both start from the same weights and must predict the same and lose the same while they train, or
 nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
 and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
-Nothing that the two towers differ in can make them faster than their floor: the tower of stock layers
-with neither norm nor sigmoid, which leaves products, biases, relus, loss and optimizer to the framework.
-Of a training step, its matrix products alone are timed too.
+Nothing that they differ in can make either faster than their floor: the tower of stock layers with
+neither norm nor sigmoid, of which products, biases, relus, loss and optimizer are left. Of a
+training step, its matrix products alone are timed too.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
             for i, dim in enumerate(OUTPUT_DIMS)
         ]
         self.gates = [
-            [*(StockDense(width, ops.relu, bare) for width in GATE_DIMS), StockDense(dim, bare=bare)]
+            [
+                *(StockDense(width, ops.relu, bare) for width in GATE_DIMS),
+                StockDense(dim, bare=bare),
+            ]
             for dim in OUTPUT_DIMS
         ]
 

@@ -28,7 +28,7 @@ import torch
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from mlayers.bridges import native, torch_rules
+from mlayers.bridges import native, torch_eager, torch_rules
 from mlayers.op import OPS, Op
 
 # Kernels get each of these as it is. Other subclasses (DTensor) mean more than their numbers.
@@ -39,6 +39,7 @@ _CPU = torch.device("cpu")
 _library: Any = None  # the C half
 _namespace: Any = None  # torch's record of our definitions, which it forgets with this object
 _overloads: dict[str, Any] = {}  # op -> its torch op; None where it has none here
+_short_ways: dict[str, torch_eager.Function] = {}  # op -> the same for eager calls
 _refused: dict[str, str] = {}  # op -> why it has none
 _lock = threading.RLock()
 
@@ -93,8 +94,12 @@ def serves(op: Op, tensors: Sequence[Any]) -> bool:
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Compute `op` on tensors that `serves` accepts; differentiable."""
-    encode = torch_rules.encoded if torch.compiler.is_compiling() else torch_rules.encoded_before
-    return torch_rules.packed(op, _overloads[op.name](*tensors, *encode(op, values)))
+    if torch.compiler.is_compiling():
+        results = _overloads[op.name](*tensors, *torch_rules.encoded(op, values))
+    else:
+        call = _short_ways[op.name] if torch_eager.serves(tensors) else _overloads[op.name]
+        results = call(*tensors, *torch_rules.encoded_before(op, values))
+    return torch_rules.packed(op, results)
 
 
 # --- definitions ---
@@ -138,6 +143,7 @@ def _define(op: Op) -> None:
     for key, kernel in torch_rules.kernels(op, _overloads).items():
         _namespace.impl(op.name, kernel, key, with_keyset=True)
     _overloads[op.name] = getattr(torch.ops.mlayers, op.name).default
+    _short_ways[op.name] = torch_eager.function(op, _overloads)
 
 
 def _refuse(op: Op, why: str) -> None:

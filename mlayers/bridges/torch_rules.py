@@ -99,7 +99,7 @@ def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
     no_gradient = (None,) * len(op.attributes)  # each is one argument
 
     def differentiate(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-        grads = _gradients(op, overloads, ctx.saved_tensors, ctx.codes, upstream)
+        grads = gradients(op, overloads, ctx.saved_tensors, ctx.codes, upstream)
         return (None, *grads, *no_gradient)
 
     class Differentiable(_SingleLevelFunction):  # type: ignore[misc]
@@ -144,7 +144,7 @@ def _is_fused(op: Op, arguments: Sequence[Any]) -> bool:
     return bool(largest < LARGE)
 
 
-def _gradients(
+def gradients(
     op: Op,
     overloads: Overloads,
     inputs: Sequence[Any],

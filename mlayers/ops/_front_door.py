@@ -61,10 +61,7 @@ def _check_library(op: Op, arrays: Sequence[Any]) -> str:
     library = libraries[0]
     if library is None or not _is_served(library) or not _all_equal(libraries):
         library = _check_libraries(op, arrays, dict(zip(op.inputs, libraries, strict=True)))
-    if library == "torch":
-        if not _all_equal([array.device for array in arrays]):  # the usual case, without a look
-            _check_device(op, arrays)
-    elif library not in ("numpy", "tensorflow"):  # which move arrays as they need
+    if library not in ("numpy", "tensorflow"):  # which move arrays as they need
         _check_device(op, arrays)
     return library
 
