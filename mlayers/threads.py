@@ -34,8 +34,9 @@ def get_num_threads() -> int:
 def set_num_threads(threads: int) -> None:
     """Let one call of a CPU kernel use up to `threads` threads, in the whole process.
 
-    Holds for calls that start from now on, in every framework. Small calls stay on the calling
-    thread whatever the number. `threadpoolctl.threadpool_limits` works too.
+    Holds for calls that start from now on, in every framework; in torch, whose own threads the
+    kernels use, `torch.set_num_threads` is a limit as well. Small calls stay on the calling thread
+    whatever the number. `threadpoolctl.threadpool_limits` works too.
 
     Args:
         threads: at least 1; 1 means that the calling thread works alone.

@@ -167,8 +167,8 @@ _FFM_GRAD = declare(
 )
 
 # Measured on 2 cores, AVX-512, float32: composition / kernel, both compiled by torch 2.13: multiply
-# 0.78 at (64,10,12,4), 0.52 at (256,10,12,16), but 1.1 at (1024,10,12,16), 1.8 at (2048,16,16,16)
-# and 6.7 at (8192,16,16,16), whose outputs are large; dot 1.1, 0.92, 0.98, 0.89 and 0.85 there.
+# 0.78 at (64,10,12,4), 0.52 at (256,10,12,16), 0.84 at (1024,10,12,16), but 1.8 at (2048,16,16,16)
+# and 7.0 at (8192,16,16,16), whose outputs are large; dot 1.1, 0.92, 0.98, 0.89 and 0.85 there.
 # In eager torch, in JAX, TensorFlow and NumPy the kernel is ahead everywhere, as is the gradient.
 _FFM = declare(
     Op(
