@@ -14,7 +14,7 @@
 #ifndef MLAYERS_FEATURE_INSIGHT_HPP
 #define MLAYERS_FEATURE_INSIGHT_HPP
 
-#include "call.h"
+#include "bodies.hpp"
 #include "product.hpp"
 
 namespace mlayers {
@@ -281,6 +281,10 @@ inline void weight_grad_blocks(const mlayers_call *call, int64_t first, int64_t 
         }
     }
 }
+
+constexpr mlayers_body FORWARD_ROWS[] = MLAYERS_BODIES(forward_rows);
+constexpr mlayers_body INPUT_GRAD_ROWS[] = MLAYERS_BODIES(input_grad_rows);
+constexpr mlayers_body WEIGHT_GRAD_BLOCKS[] = MLAYERS_BODIES(weight_grad_blocks);
 
 }  // namespace
 }  // namespace mlayers

@@ -9,66 +9,18 @@ feature_insight.hpp.
 Forward and input gradient give each thread whole batch rows, the weight gradient gives it whole
 blocks of weights, or whole segments: no atomics, and results do not depend on the thread count.
 """
-from call cimport (
-    BFLOAT16, FLOAT16, FLOAT32, Call, exported, for_rows, has_shape, is_matrix, returns,
-    returns_like,
-)
+from call cimport Body, Call, exported, for_rows, has_shape, is_matrix, returns, returns_like
 from libc.stdint cimport int64_t
-from vector cimport bfloat16, float16
 
 cdef extern from "feature_insight.hpp" namespace "mlayers" nogil:
-    void forward_rows[T](const Call*, int64_t first, int64_t last) noexcept
-    void input_grad_rows[T](const Call*, int64_t first, int64_t last) noexcept
-    void weight_grad_blocks[T](const Call*, int64_t first, int64_t last) noexcept
+    const Body* FORWARD_ROWS  # each by dtype
+    const Body* INPUT_GRAD_ROWS
+    const Body* WEIGHT_GRAD_BLOCKS
     int64_t blocks_per_segment(const Call*) noexcept
 
 cdef extern from "feature_insight_squares.hpp" namespace "mlayers" nogil:
-    void by_squares_segments[T](const Call*, int64_t first, int64_t last) noexcept
+    const Body* BY_SQUARES_SEGMENTS
     bint goes_by_squares(const Call*) noexcept
-
-
-cdef void forward(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    if call.dtype == FLOAT32:
-        forward_rows[float](call, first, last)
-    elif call.dtype == FLOAT16:
-        forward_rows[float16](call, first, last)
-    elif call.dtype == BFLOAT16:
-        forward_rows[bfloat16](call, first, last)
-    else:
-        forward_rows[double](call, first, last)
-
-
-cdef void input_grad(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    if call.dtype == FLOAT32:
-        input_grad_rows[float](call, first, last)
-    elif call.dtype == FLOAT16:
-        input_grad_rows[float16](call, first, last)
-    elif call.dtype == BFLOAT16:
-        input_grad_rows[bfloat16](call, first, last)
-    else:
-        input_grad_rows[double](call, first, last)
-
-
-cdef void weight_grad(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    if call.dtype == FLOAT32:
-        weight_grad_blocks[float](call, first, last)
-    elif call.dtype == FLOAT16:
-        weight_grad_blocks[float16](call, first, last)
-    elif call.dtype == BFLOAT16:
-        weight_grad_blocks[bfloat16](call, first, last)
-    else:
-        weight_grad_blocks[double](call, first, last)
-
-
-cdef void by_squares(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    if call.dtype == FLOAT32:
-        by_squares_segments[float](call, first, last)
-    elif call.dtype == FLOAT16:
-        by_squares_segments[float16](call, first, last)
-    elif call.dtype == BFLOAT16:
-        by_squares_segments[bfloat16](call, first, last)
-    else:
-        by_squares_segments[double](call, first, last)
 
 
 cdef int64_t out_width(const Call* call, int input) noexcept nogil:
@@ -109,18 +61,18 @@ cdef bint feature_insight_grad_shapes(Call* call) noexcept nogil:
 
 cdef void feature_insight(const Call* call) noexcept nogil:
     cdef int64_t work = call.inputs[0].size * call.inputs[1].shape[1]
-    for_rows(call, call.inputs[0].shape[0], work, forward)
+    for_rows(call, call.inputs[0].shape[0], work, FORWARD_ROWS[call.dtype])
 
 
 cdef void feature_insight_grad(const Call* call) noexcept nogil:
     cdef int64_t work = 2 * call.inputs[1].size * call.inputs[2].shape[1]
     cdef int64_t blocks = blocks_per_segment(call)
     if goes_by_squares(call):
-        for_rows(call, call.n_ints - 1, work, by_squares)
+        for_rows(call, call.n_ints - 1, work, BY_SQUARES_SEGMENTS[call.dtype])
         return
     if blocks != 1:  # else a block of weights is a segment, and makes both gradients
-        for_rows(call, call.inputs[1].shape[0], work, input_grad)
-    for_rows(call, (call.n_ints - 1) * blocks, work, weight_grad)
+        for_rows(call, call.inputs[1].shape[0], work, INPUT_GRAD_ROWS[call.dtype])
+    for_rows(call, (call.n_ints - 1) * blocks, work, WEIGHT_GRAD_BLOCKS[call.dtype])
 
 
 KERNELS = {

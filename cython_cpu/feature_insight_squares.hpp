@@ -83,6 +83,8 @@ inline void by_squares_segments(const mlayers_call *call, int64_t first, int64_t
     }
 }
 
+constexpr mlayers_body BY_SQUARES_SEGMENTS[] = MLAYERS_BODIES(by_squares_segments);
+
 }  // namespace
 }  // namespace mlayers
 #endif

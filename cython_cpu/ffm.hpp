@@ -15,8 +15,8 @@
 #ifndef MLAYERS_FFM_HPP
 #define MLAYERS_FFM_HPP
 
+#include "bodies.hpp"
 #include "product.hpp"
-#include "vector.hpp"
 
 namespace mlayers {
 namespace {
@@ -215,6 +215,67 @@ inline void dot_grad(const T *grad_lr, const T *left_ld, const T *right_rd, T *l
     for (int64_t r = 0; r < R; r++)
         cover<W, 2>(0, D, ScaledSum<T>{grad_lr + r, left_ld, right_grad_rd + r * D, L, R, D});
 }
+
+/* --- the whole of a call, whose rows are those of the batch --- */
+
+enum { MULTIPLY = 0, DOT = 1 }; /* the order in which mlayers/ops/ffm.py declares the choices */
+
+/* What a call says of sizes; `left` is the position of its left input. */
+struct Sizes {
+    int64_t L, R, D;
+
+    Sizes(const mlayers_call *call, int left)
+        : L(call->inputs[left].shape[1] / call->ints[0]),
+          R(call->inputs[left + 1].shape[1] / call->ints[0]),
+          D(call->ints[0]) {}
+};
+
+template <typename T>
+inline void multiply_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    constexpr int64_t ROOM = 16384; /* bytes that are made in the first cache and then streamed out */
+    const Sizes n(call, 0);
+    const T *left_bld = input<T>(call, 0), *right_brd = input<T>(call, 1);
+    T *out_blrd = output<T>(call, 0);
+    char room[ROOM];
+    const int64_t width = n.R * n.D * sizeof(T); /* what one left field makes */
+    const bool streams = call->streams && width <= ROOM;
+    int64_t made = 0;
+    for (int64_t bl = first * n.L; bl < last * n.L; bl++) {
+        T *out_rd = streams ? reinterpret_cast<T *>(room + made) : out_blrd + bl * n.R * n.D;
+        multiply(left_bld + bl * n.D, right_brd + bl / n.L * n.R * n.D, out_rd, n.R, n.D);
+        if (!streams) continue;
+        made += width;
+        if (made + width > ROOM || bl == last * n.L - 1) {
+            stream(reinterpret_cast<char *>(out_blrd + (bl + 1) * n.R * n.D) - made, room, made);
+            made = 0;
+        }
+    }
+    if (streams) stream_done();
+}
+
+template <typename T>
+inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    if (call->ints[1] == MULTIPLY) return multiply_rows<T>(call, first, last);
+    const Sizes n(call, 0);
+    for (int64_t b = first; b < last; b++)
+        dot(input<T>(call, 0) + b * n.L * n.D, input<T>(call, 1) + b * n.R * n.D,
+            output<T>(call, 0) + b * n.L * n.R, n.L, n.R, n.D);
+}
+
+template <typename T>
+inline void backward_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    const Sizes n(call, 1);
+    const bool multiplies = call->ints[1] == MULTIPLY;
+    const auto grad_row = multiplies ? multiply_grad<T> : dot_grad<T>;
+    const int64_t width = n.L * n.R * (multiplies ? n.D : 1);
+    for (int64_t b = first; b < last; b++)
+        grad_row(input<T>(call, 0) + b * width, input<T>(call, 1) + b * n.L * n.D,
+                 input<T>(call, 2) + b * n.R * n.D, output<T>(call, 0) + b * n.L * n.D,
+                 output<T>(call, 1) + b * n.R * n.D, n.L, n.R, n.D);
+}
+
+constexpr mlayers_body FORWARD_ROWS[] = MLAYERS_BODIES(forward_rows);
+constexpr mlayers_body BACKWARD_ROWS[] = MLAYERS_BODIES(backward_rows);
 
 }  // namespace
 }  // namespace mlayers

@@ -5,7 +5,7 @@
 #ifndef MLAYERS_FID_COUNTER_HPP
 #define MLAYERS_FID_COUNTER_HPP
 
-#include "vector.hpp"
+#include "bodies.hpp"
 
 namespace mlayers {
 namespace {
@@ -37,19 +37,24 @@ struct CountGrad {
     }
 };
 
+/* A row is an element. */
 template <typename T>
-inline void count(const T *counter, T *out, double threshold, double step, int64_t first,
-                  int64_t last) {
+inline void count_rows(const mlayers_call *call, int64_t first, int64_t last) {
     using C = Computed<T>;
-    cover<LANES<T>, 1>(first, last, Count<T>{counter, out, C(threshold), C(step)});
+    Count<T> count{input<T>(call, 0), output<T>(call, 0), C(call->floats[0]), C(call->floats[1])};
+    cover<LANES<T>, 1>(first, last, count);
 }
 
 template <typename T>
-inline void count_grad(const T *counter, T *counter_grad, double threshold, double step,
-                       int64_t first, int64_t last) {
+inline void count_grad_rows(const mlayers_call *call, int64_t first, int64_t last) {
     using C = Computed<T>;
-    cover<LANES<T>, 1>(first, last, CountGrad<T>{counter, counter_grad, C(threshold), C(step)});
+    CountGrad<T> count{input<T>(call, 0), output<T>(call, 0), C(call->floats[0]),
+                       C(call->floats[1])};
+    cover<LANES<T>, 1>(first, last, count);
 }
+
+constexpr mlayers_body COUNT_ROWS[] = MLAYERS_BODIES(count_rows);
+constexpr mlayers_body COUNT_GRAD_ROWS[] = MLAYERS_BODIES(count_grad_rows);
 
 }  // namespace
 }  // namespace mlayers

@@ -5,7 +5,7 @@
 #ifndef MLAYERS_LHUC_GATE_HPP
 #define MLAYERS_LHUC_GATE_HPP
 
-#include "vector.hpp"
+#include "bodies.hpp"
 
 namespace mlayers {
 namespace {
@@ -80,16 +80,22 @@ struct GateGrad {
     }
 };
 
+/* A row is an element. */
 template <typename T>
-inline void gate(const T *hidden, const T *logits, T *out, int64_t first, int64_t last) {
-    cover<LANES<T>, 1>(first, last, Gate<T>{hidden, logits, out});
+inline void gate_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    Gate<T> gate{input<T>(call, 0), input<T>(call, 1), output<T>(call, 0)};
+    cover<LANES<T>, 1>(first, last, gate);
 }
 
 template <typename T>
-inline void gate_grad(const T *grad, const T *hidden, const T *logits, T *hidden_grad,
-                      T *logits_grad, int64_t first, int64_t last) {
-    cover<LANES<T>, 1>(first, last, GateGrad<T>{grad, hidden, logits, hidden_grad, logits_grad});
+inline void gate_grad_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    GateGrad<T> gate{input<T>(call, 0), input<T>(call, 1), input<T>(call, 2), output<T>(call, 0),
+                     output<T>(call, 1)};
+    cover<LANES<T>, 1>(first, last, gate);
 }
+
+constexpr mlayers_body GATE_ROWS[] = MLAYERS_BODIES(gate_rows);
+constexpr mlayers_body GATE_GRAD_ROWS[] = MLAYERS_BODIES(gate_grad_rows);
 
 }  // namespace
 }  // namespace mlayers

@@ -4,59 +4,14 @@
 
 The loops are in lhuc_gate.hpp.
 """
-from call cimport (
-    BFLOAT16, FLOAT16, FLOAT32, Call, exported, for_rows, returns_like, same_shape, takes,
-)
-from libc.stdint cimport int64_t
-from vector cimport bfloat16, float16, number
+from call cimport Body, Call, exported, for_rows, returns_like, same_shape, takes
 
 cdef extern from "lhuc_gate.hpp" namespace "mlayers" nogil:
-    void gate[T](
-        const T* hidden, const T* logits, T* out, int64_t first, int64_t last) noexcept
-    void gate_grad[T](
-        const T* grad, const T* hidden, const T* logits, T* hidden_grad, T* logits_grad,
-        int64_t first, int64_t last) noexcept
+    const Body* GATE_ROWS  # by dtype
+    const Body* GATE_GRAD_ROWS
 
 cdef enum:
     EXP = 16  # an exponential costs about as much as so many multiply-adds
-
-
-cdef void forward(const Call* call, int64_t first, int64_t last, number* out) noexcept nogil:
-    gate(
-        <const number*> call.inputs[0].data, <const number*> call.inputs[1].data, out, first, last)
-
-
-cdef void backward(
-    const Call* call, int64_t first, int64_t last, number* hidden_grad,
-) noexcept nogil:
-    gate_grad(
-        <const number*> call.inputs[0].data, <const number*> call.inputs[1].data,
-        <const number*> call.inputs[2].data, hidden_grad, <number*> call.outputs[1].data,
-        first, last)
-
-
-cdef void forward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    cdef void* out = call.outputs[0].data
-    if call.dtype == FLOAT32:
-        forward(call, first, last, <float*> out)
-    elif call.dtype == FLOAT16:
-        forward(call, first, last, <float16*> out)
-    elif call.dtype == BFLOAT16:
-        forward(call, first, last, <bfloat16*> out)
-    else:
-        forward(call, first, last, <double*> out)
-
-
-cdef void backward_rows(const Call* call, int64_t first, int64_t last) noexcept nogil:
-    cdef void* grad = call.outputs[0].data
-    if call.dtype == FLOAT32:
-        backward(call, first, last, <float*> grad)
-    elif call.dtype == FLOAT16:
-        backward(call, first, last, <float16*> grad)
-    elif call.dtype == BFLOAT16:
-        backward(call, first, last, <bfloat16*> grad)
-    else:
-        backward(call, first, last, <double*> grad)
 
 
 cdef bint lhuc_gate_shapes(Call* call) noexcept nogil:
@@ -78,11 +33,12 @@ cdef bint lhuc_gate_grad_shapes(Call* call) noexcept nogil:
 
 
 cdef void lhuc_gate(const Call* call) noexcept nogil:
-    for_rows(call, call.inputs[0].size, EXP * call.inputs[0].size, forward_rows)
+    for_rows(call, call.inputs[0].size, EXP * call.inputs[0].size, GATE_ROWS[call.dtype])
 
 
 cdef void lhuc_gate_grad(const Call* call) noexcept nogil:
-    for_rows(call, call.inputs[0].size, EXP * call.inputs[0].size, backward_rows)
+    for_rows(
+        call, call.inputs[0].size, EXP * call.inputs[0].size, GATE_GRAD_ROWS[call.dtype])
 
 
 KERNELS = {
