@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 
 from mlayers.cython_cpu import core
 from mlayers.dispatch import numpy_ops
+from mlayers.dispatch.arrays import dtype_name
 from mlayers.op import Op, Shape
 
 PATHS = ("cython", "reference", "composition")
 
 Array = np.ndarray[Any, Any]
+
+_encoded = functools.lru_cache(maxsize=1024)(Op.encode)  # of checked values, which are hashable
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -34,6 +38,8 @@ def run(
     dtype = arrays[0].dtype.newbyteorder("=")
     if path == "cython":
         results = _run_kernel(op, arrays, values, shapes, out)
+        if out is None:
+            return results
     elif path == "reference":
         results = _run_formula(op, op.reference, arrays, values, np.float64)
     else:
@@ -63,13 +69,18 @@ def _run_kernel(
     shapes: Sequence[Shape],
     out: Sequence[Array] | None,
 ) -> tuple[Array, ...]:
-    dtype = arrays[0].dtype.newbyteorder("=")
-    inputs = tuple(np.require(a, dtype, ("C", "A")) for a in arrays)
+    dtype = arrays[0].dtype
+    if not dtype.isnative:
+        dtype = dtype.newbyteorder("=")
+    inputs = tuple([a if _fits(a, dtype) else np.require(a, dtype, ("C", "A")) for a in arrays])
     outputs = tuple(
-        out[i] if out is not None and _usable(out[i], dtype, arrays) else np.empty(shape, dtype)
-        for i, shape in enumerate(shapes)
+        [
+            out[i] if out is not None and _usable(out[i], dtype, arrays) else np.empty(shape, dtype)
+            for i, shape in enumerate(shapes)
+        ]
     )
-    core().run(op.name, dtype.name, _bits(inputs), _bits(outputs), *op.encode(values))
+    codes = _encoded(op, tuple(values))
+    core().run(op.name, dtype_name(inputs[0]), _bits(inputs), _bits(outputs), *codes)
     return outputs
 
 
@@ -80,11 +91,12 @@ def _bits(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(array.view(np.uint16) for array in arrays)
 
 
+def _fits(array: Array, dtype: Any) -> bool:
+    """Whether a kernel can take it as it is."""
+    flags = array.flags
+    return bool(array.dtype == dtype and flags.c_contiguous and flags.aligned)
+
+
 def _usable(target: Array, dtype: Any, arrays: Sequence[Array]) -> bool:
     """Whether a kernel may write straight into `target`; else a fresh array is copied into it."""
-    return (
-        target.dtype == dtype
-        and target.flags.c_contiguous
-        and target.flags.aligned
-        and not any(np.may_share_memory(target, a) for a in arrays)
-    )
+    return _fits(target, dtype) and not any(np.may_share_memory(target, a) for a in arrays)
