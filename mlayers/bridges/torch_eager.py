@@ -48,7 +48,7 @@ def function(op: Op, overloads: torch_rules.Overloads) -> Function:
 
     def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # a checkpoint computes them now, as autograd has to see
-        if torch.is_grad_enabled():  # the gradient is to be differentiated
+        if torch.is_grad_enabled() or op.gradient is None:  # torch is to differentiate
             grads = torch_rules.gradients(op, overloads, saved, ctx.codes, upstream)
         else:
             with _BelowAutograd():
