@@ -220,7 +220,7 @@ def _grad_composition(
 #     S 2, n 512, K 512    0.7     0.9            1.2
 #
 #     with the gradient            plain                 aggregate
-#     S 64, n 16, K 64             1.9 to 2.2            2.8 to 4.6
+#     S 64, n 16, K 64             1.9 to 3.6            2.6 to 6.1
 #     S 8, n 128, K 64             1.1 to 1.3            0.7 to 0.8
 #     S 4, n 256, K 256            0.95 to 1.1           0.4
 #     S 2, n 512, K 512            1.0
