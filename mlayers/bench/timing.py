@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time calls in turns for about `seconds` in all.
 
+    Each round has its own order, the same in every run: a call that leaves memory to the system, or
+    takes another's out of the caches, is not always followed by the same one.
+
     Args:
         calls: functions without arguments by name; each waits for its own result.
         seconds: how long to go on, in all; every call gets 7 bursts at least.
@@ -45,9 +49,12 @@ def interleave(
         call()
         repeats[name] = max(1, int(BURST / max(time.perf_counter() - start, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(samples.values()))) < 7:
-        for name, call in calls.items():
+        shuffle(order)
+        for name in order:
+            call = calls[name]
             call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
