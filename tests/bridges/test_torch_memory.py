@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our kernels take from torch besides tensors: its threads, and memory of their own for them."""
+"""What our kernels take from torch besides tensors: its threads, and memory of their own."""
 
 import os
 import subprocess
