@@ -2,7 +2,7 @@
  *
  * What a large output's memory wants. Included by _call.pyx alone.
  *
- * Memory the system has not given yet (a fresh output: JAX and torch allocate one per call) costs a
+ * Memory the system has not given yet (a fresh output: JAX allocates one per call) costs a
  * page fault for each 4 KB, more than any arithmetic on it; in huge pages of 2 MB the same fill takes
  * a third of the time. Memory that is there and larger than the caches is better stored past them:
  * an ordinary store first reads the line it is about to overwrite. The system is asked which it is.

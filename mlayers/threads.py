@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many threads the CPU kernels use: one pool serves NumPy calls and every framework."""
+"""How many threads the CPU kernels use: those of one pool, and in torch those of torch."""
 
 from __future__ import annotations
 
