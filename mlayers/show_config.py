@@ -12,8 +12,12 @@ from typing import Any
 from mlayers import cython_cpu
 from mlayers.bridges import native
 from mlayers.config import chosen_path
+from mlayers.kernels_cu import driver
 
-_PACKAGES = ("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
+_PACKAGES = (
+    *("mlayers", "numpy", "keras", "jax", "tensorflow", "tensorflow-cpu", "torch"),
+    *("cupy", "cupy-cuda12x", "cupy-cuda13x"),
+)
 
 
 def show_config(mode: str = "print") -> dict[str, Any] | None:
@@ -41,7 +45,7 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
         "versions": {"python": platform.python_version(), **_versions()},
         "path": chosen_path(),
         "cpu kernels": _cpu_kernels(),
-        "cuda kernels": "off: this version has none; CuPy arrays are refused",
+        "cuda kernels": _cuda_kernels(),
         "keras backend": _keras_backend(),
         "bridges": {framework: native.state(framework) for framework in native.FRAMEWORKS},
     }
@@ -74,6 +78,14 @@ def _cpu_kernels() -> dict[str, Any]:
         "instructions": f"{cython_cpu.isa()} (of {', '.join(cython_cpu.isas())})",
         "threads": call.get_num_threads(),
     }
+
+
+def _cuda_kernels() -> str:
+    """Asked only where CuPy is loaded: that would load it, and start the GPU."""
+    if "cupy" not in sys.modules:
+        return "not in use: CuPy is not loaded"
+    why = driver.why_not()
+    return f"off: {why}" if why else "on: float16, bfloat16, float32, float64"
 
 
 def _keras_backend() -> str:

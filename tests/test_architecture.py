@@ -58,7 +58,8 @@ def imports(path):
 
 
 def source_files():
-    for folder, package in (("mlayers", "mlayers"), ("cython_cpu", "mlayers.cython_cpu")):
+    for folder in ("mlayers", "cython_cpu", "kernels_cu"):
+        package = "mlayers" if folder == "mlayers" else f"mlayers.{folder}"
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             module = ".".join((package, *parts)).removesuffix(".__init__")
@@ -103,6 +104,8 @@ def test_four_rooms_hold_the_same_ops():
     assert names("tests/ops", "test_*.py", "test_") == MODULES
     # A .cu without an op is a mistake; an op without a .cu runs elsewhere.
     assert set(names("kernels_cu", "*.cu")) <= set(MODULES)
+    helpers = {"plan", "driver"}
+    assert set(names("kernels_cu", "*.py")) - helpers == set(names("kernels_cu", "*.cu"))
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -110,6 +113,14 @@ def test_every_op_has_a_kernel(name):
     module = import_module(f"mlayers.cython_cpu.{OPS[name].module}")
     assert name in module.KERNELS
     assert set(module.KERNELS) <= set(OPS)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_cuda_plan_names_its_arguments_as_the_op(name):
+    """The function that plans an op's CUDA kernels takes the item size, shapes and attributes."""
+    op = OPS[name]
+    function = getattr(import_module(f"mlayers.kernels_cu.{op.module}"), name)
+    assert len(inspect.signature(function).parameters) == 1 + len(op.inputs) + len(op.attributes)
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -37,6 +37,9 @@ def built(tmp_path_factory):
     return folder
 
 
+BRIDGES = ("jax", "jax_cuda", "tensorflow", "torch")
+
+
 @pytest.fixture(scope="module")
 def wheel(built):
     (path,) = built.glob("*.whl")
@@ -60,14 +63,16 @@ def test_wheel_holds_mlayers_and_nothing_else(wheel):
     ops = {Path(n).stem for n in names if n.startswith("mlayers/ops/") and "/_" not in n}
     for op in ops:
         assert any(n.startswith(f"mlayers/cython_cpu/{op}.") and n.endswith(".so") for n in names)
-        assert f"mlayers/cython_cpu/{op}.pyx" in names
+        rooms = (f"cython_cpu/{op}.pyx", f"kernels_cu/{op}.cu", f"kernels_cu/{op}.py")
+        assert {f"mlayers/{room}" for room in rooms} <= set(names)
     sources = {f"mlayers/{p.relative_to(ROOT / 'mlayers')}" for p in modules(ROOT / "mlayers")}
     assert sources <= set(names), "a subpackage is missing in [tool.setuptools] packages"
     assert {
         "mlayers/py.typed",
         "mlayers/bridges/README.md",
-        *(f"mlayers/bridges/libmlayers_{name}.so.1" for name in ("jax", "tensorflow", "torch")),
+        *(f"mlayers/bridges/libmlayers_{name}.so.1" for name in BRIDGES),
         "mlayers/kernels_cu/__init__.py",
+        "mlayers/kernels_cu/prelude.cuh",
     } <= set(names)
 
 
@@ -80,7 +85,8 @@ def test_sdist_holds_what_a_build_needs(built):
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     needed = {f"cython_cpu/{p.name}" for p in (ROOT / "cython_cpu").glob("*.[hp]*")}
-    needed |= {f"mlayers/bridges/{p.name}" for p in (ROOT / "mlayers/bridges").glob("*.c*")}
+    needed |= {f"mlayers/bridges/{p.name}" for p in (ROOT / "mlayers/bridges").glob("*.[ch]*")}
+    needed |= {f"kernels_cu/{p.name}" for p in (ROOT / "kernels_cu").glob("*.cu*")}
     assert needed | {"pyproject.toml", "README.md"} <= names
     assert not [name for name in names if name.endswith((".so", ".so.1", ".o"))]
     assert not [name for name in names if name.startswith("cython_cpu/") and name.endswith(".c")]
