@@ -2,6 +2,7 @@
 """From a checked call to whoever computes it.
 
     NumPy array               -> cpu.py: cython_cpu/, the reference, or the composition
+    CuPy array                -> gpu.py: kernels_cu/, the reference, or the composition
     TensorFlow, JAX, torch    -> bridges/: the kernels inside the framework's own graph, or the
                                  composition, in the framework's own operations
 
@@ -18,9 +19,10 @@ from typing import Any
 
 from mlayers.config import chosen_path
 from mlayers.dispatch import cpu
+from mlayers.dispatch.arrays import ARRAYS
 from mlayers.op import Op, Shape
 
-BRIDGED = ("cython", "composition")
+BRIDGED = ("cython", "cupy", "composition")
 
 
 def run(
@@ -35,28 +37,55 @@ def run(
 
     Args:
         op: the declaration.
-        library: whose arrays these are: `"numpy"` or the active Keras backend.
+        library: whose arrays these are: `"numpy"`, `"cupy"` or the active Keras backend.
         arrays: the inputs, checked.
         values: the attributes in declared order, checked.
         shapes: the shapes of the outputs.
-        out: NumPy arrays to write into.
+        out: arrays to write into, of NumPy or CuPy.
 
     Raises:
         RuntimeError: a path is forced that cannot serve these arrays.
     """
-    paths = cpu.PATHS if library == "numpy" else BRIDGED
     path = chosen_path()
+    if library not in ARRAYS:
+        _check_path(op, library, path, BRIDGED)
+        return _run_bridged(op, library, arrays, tuple(values), path)
+    if library == "numpy":
+        _check_path(op, library, path, cpu.PATHS)
+        if path == "auto":
+            inputs = [array.shape for array in arrays]
+            path = "cython" if op.takes_kernel("numpy", inputs, values) else "composition"
+        return cpu.run(op, path, arrays, values, shapes, out)
+    return _run_on_gpu(op, arrays, values, shapes, out, path)
+
+
+def _check_path(op: Op, library: str, path: str, paths: Sequence[str]) -> None:
     if path != "auto" and path not in paths:
         raise RuntimeError(
             f"{op.name}: the path '{path}' is forced, but {library} arrays can take only "
             f"{', '.join(paths)}. Change MLAYERS_KERNELS or mlayers.use_kernels(...)."
         )
-    if library == "numpy":
-        if path == "auto":
-            inputs = [array.shape for array in arrays]
-            path = "cython" if op.takes_kernel("numpy", inputs, values) else "composition"
-        return cpu.run(op, path, arrays, values, shapes, out)
-    return _run_bridged(op, library, arrays, tuple(values), path)
+
+
+def _run_on_gpu(
+    op: Op,
+    arrays: Sequence[Any],
+    values: Sequence[Any],
+    shapes: Sequence[Shape],
+    out: Sequence[Any] | None,
+    path: str,
+) -> tuple[Any, ...]:
+    from mlayers.dispatch import gpu
+
+    _check_path(op, "cupy", path, gpu.PATHS)
+    if path in ("auto", "cupy"):
+        why = gpu.why_no_kernel(op, arrays, values)
+        if path == "cupy" and why:
+            raise RuntimeError(f"{op.name}: the path 'cupy' is forced, but {why}.")
+        inputs = [array.shape for array in arrays]
+        wins = path == "cupy" or op.takes_kernel("cuda", inputs, values)
+        path = "cupy" if wins and not why else "composition"
+    return gpu.run(op, path, arrays, values, shapes, out)
 
 
 def _run_bridged(
@@ -69,10 +98,11 @@ def _run_bridged(
         return composition.run(op, tensors, values)
     bridge = native.bridge(library)
     if bridge is not None and bridge.serves(op, tensors):
-        if path == "cython" or native.takes_kernel(op, library, tensors, values):
+        kernels = bridge.path(tensors)
+        rule = library if kernels == "cython" else "cuda"
+        if path == kernels or (path == "auto" and native.takes_kernel(op, rule, tensors, values)):
             return tuple(bridge.run(op, tensors, values))
-        return composition.run(op, tensors, values)
     if path == "auto":
         return composition.run(op, tensors, values)
-    why = f"{library} has no kernel for these tensors" if bridge else native.why_not(library)
-    raise RuntimeError(f"{op.name}: the path 'cython' is forced, but {why}.")
+    why = f"{library} has none for these tensors" if bridge else native.why_not(library)
+    raise RuntimeError(f"{op.name}: the path '{path}' is forced, but {why}.")

@@ -10,6 +10,7 @@ import numpy as np
 
 from mlayers.op import Shape
 
+ARRAYS = ("numpy", "cupy")  # libraries whose calls take `out=`
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 
 _library_of_type: dict[type, str | None] = {}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,8 @@ def run(
         results = _run_kernel(op, arrays, values, shapes, out)
         if out is None:
             return results
-    elif path == "reference":
-        results = _run_formula(op, op.reference, arrays, values, np.float64)
     else:
-        formula = op.composition
-        results = _run_formula(
-            op, lambda *a, **k: formula(numpy_ops, *a, **k), arrays, values, compute_dtype(dtype)
-        )
+        results = computed(op, path, arrays, values)
     if out is None:
         return tuple(np.asarray(result, dtype) for result in results)
     for target, result in zip(out, results, strict=True):
@@ -55,10 +50,19 @@ def run(
     return tuple(out)
 
 
-def _run_formula(
-    op: Op, formula: Callable[..., Any], arrays: Sequence[Array], values: Sequence[Any], dtype: Any
-) -> tuple[Array, ...]:
-    result = formula(*(a.astype(dtype) for a in arrays), **op.named(values))
+def computed(op: Op, path: str, arrays: Sequence[Any], values: Sequence[Any]) -> tuple[Any, ...]:
+    """The reference or the composition, in the dtype that it is computed in.
+
+    Of CuPy arrays too, which NumPy's functions hand over to CuPy.
+    """
+    if path == "reference":
+        formula, dtype = op.reference, np.dtype(np.float64)
+    else:
+        formula, dtype = (
+            functools.partial(op.composition, numpy_ops),
+            compute_dtype(arrays[0].dtype),
+        )
+    result = formula(*(array.astype(dtype) for array in arrays), **op.named(values))
     return result if len(op.outputs) > 1 else (result,)
 
 

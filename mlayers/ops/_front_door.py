@@ -6,13 +6,21 @@ The only place that checks. Words and classes of errors are the same for every l
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mlayers import dispatch
-from mlayers.dispatch.arrays import FRAMEWORKS, device_of, dtype_name, library_of, shape_of
+from mlayers.dispatch.arrays import (
+    ARRAYS,
+    FRAMEWORKS,
+    device_of,
+    dtype_name,
+    library_of,
+    shape_of,
+)
 from mlayers.op import Op, Shape
 from mlayers.ops._errors import shape_error, type_error, value_error
 
@@ -72,7 +80,7 @@ def _all_equal(words: list[Any]) -> bool:
 
 def _is_served(library: str) -> bool:
     """Whether arrays that are all of this library need no further look: the usual case."""
-    return library == "numpy" or (library in FRAMEWORKS and library == _active_backend())
+    return library in ARRAYS or (library in FRAMEWORKS and library == _active_backend())
 
 
 def _active_backend() -> str:
@@ -93,10 +101,6 @@ def _check_libraries(op: Op, arrays: Sequence[Any], found: dict[str, str | None]
             )
         libraries[name] = library
     kinds = set(libraries.values())
-    if "cupy" in kinds:
-        raise type_error(
-            op.name, "CuPy arrays need CUDA kernels, which this version does not have", **libraries
-        )
     if kinds & {"keras", "symbolic", *FRAMEWORKS}:
         kinds = _check_backend(op, libraries)
     if len(kinds) > 1:
@@ -149,26 +153,32 @@ def _check_out(
     op: Op, library: str, arrays: Sequence[Any], shapes: Sequence[Shape], out: Any
 ) -> tuple[Any, ...]:
     """`out` fits: one array, or a tuple of them where the op has several outputs."""
-    if library != "numpy":
-        raise type_error(
-            op.name, f"'out' is for NumPy arrays, not for {library} tensors", out=type(out)
-        )
+    if library not in ARRAYS:
+        rule = f"'out' is for NumPy and CuPy arrays, not for {library} tensors"
+        raise type_error(op.name, rule, out=type(out))
     outs = (out,) if len(op.outputs) == 1 else out
     if not isinstance(outs, tuple) or len(outs) != len(op.outputs):
         rule = f"'out' must be a tuple of {len(op.outputs)} arrays, {', '.join(op.outputs)}"
         raise type_error(op.name, rule, out=type(out))
     for target, shape in zip(outs, shapes, strict=True):
-        if library_of(target) != "numpy":
-            raise type_error(
-                op.name, "'out' must be of the inputs' library, numpy", out=type(target)
-            )
+        if library_of(target) != library:
+            rule = f"'out' must be of the inputs' library, {library}"
+            raise type_error(op.name, rule, out=type(target))
+        if device_of(target) != device_of(arrays[0]):
+            rule = f"'out' must be on the inputs' device, {device_of(arrays[0])}"
+            raise type_error(op.name, rule, out=device_of(target))
         if dtype_name(target) != dtype_name(arrays[0]):
             rule = f"'out' must have the inputs' dtype {dtype_name(arrays[0])}"
             raise type_error(op.name, rule, **{"out.dtype": dtype_name(target)})
         if target.shape != shape:
             raise shape_error(op.name, f"'out' must have shape {shape}", out=target.shape)
-        if not target.flags.writeable:
+        if library == "numpy" and not target.flags.writeable:  # CuPy's always are
             raise value_error(op.name, "'out' must be writable", **{"out.flags.writeable": False})
-    if len(outs) > 1 and np.shares_memory(*outs):
+    if len(outs) > 1 and _share_memory(library, outs):
         raise value_error(op.name, "the arrays of 'out' must not share memory", out="shared memory")
     return outs
+
+
+def _share_memory(library: str, outs: tuple[Any, ...]) -> bool:
+    module = sys.modules[library]  # may_share_memory compares bounds, which costs nothing
+    return bool(module.may_share_memory(*outs) and module.shares_memory(*outs))

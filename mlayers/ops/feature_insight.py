@@ -43,7 +43,7 @@ def feature_insight(
         weight: (N, K), of the same dtype and library.
         segment_sizes: S integers, the width of each segment; they add up to N.
         aggregate: whether to sum the squares over k.
-        out: a NumPy array for the result; NumPy calls only.
+        out: an array of NumPy or CuPy for the result; for calls with those.
 
     Returns:
         (B, S·K), or (B, S) with `aggregate`, in the inputs' dtype and library.
@@ -86,7 +86,7 @@ def feature_insight_grad(
         weight: (N, K), as given to `feature_insight`.
         segment_sizes: S integers that add up to N.
         aggregate: as given to `feature_insight`.
-        out: a tuple of two NumPy arrays for the results; NumPy calls only.
+        out: a tuple of two arrays of NumPy or CuPy for the results; for calls with those.
 
     Returns:
         `(input_embedding_grad, weight_grad)`, shaped as `input_embedding` and `weight`.
@@ -227,7 +227,10 @@ def _grad_composition(
 #
 # Behind where it is aggregated, the kernel is used all the same if K is above 64: the composition
 # holds arrays of (B, K).
-_WIDE = {"numpy": 1 << 15, "torch": 1 << 17}  # n * K from which on the composition is taken
+#
+# CuPy arrays and CUDA tensors of torch ("cuda") have a rule on paper alone, not measured yet: a
+# segment of 512 by 64 is bound by operations, at which cuBLAS is better than a tile of 64 by 64.
+_WIDE = {"numpy": 1 << 15, "torch": 1 << 17, "cuda": 1 << 15}  # n * K: the composition is taken
 _BLOCK = 64  # columns that the kernel takes at once
 
 

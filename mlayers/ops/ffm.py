@@ -34,7 +34,7 @@ def ffm(
         right: (B, R·D), the R right fields, of the same dtype and library.
         dim_size: D, the width of one field.
         int_type: `"multiply"` or `"dot"`.
-        out: a NumPy array for the result; NumPy calls only.
+        out: an array of NumPy or CuPy for the result; for calls with those.
 
     Returns:
         (B, L·R·D) for multiply, (B, L·R) for dot, in the inputs' dtype and library.
@@ -72,7 +72,7 @@ def ffm_grad(
         right: (B, R·D), as given to `ffm`.
         dim_size: D, the width of one field.
         int_type: `"multiply"` or `"dot"`.
-        out: a tuple of two NumPy arrays for the results; NumPy calls only.
+        out: a tuple of two arrays of NumPy or CuPy for the results; for calls with those.
 
     Returns:
         `(left_grad, right_grad)`, shaped as `left` and `right`.

@@ -33,7 +33,7 @@ def fid_counter(
             float32.
         counter_threshold: the value at which counting stops, a finite number.
         step: what one occurrence adds, a finite number.
-        out: a NumPy array for the result; NumPy calls only.
+        out: an array of NumPy or CuPy for the result; for calls with those.
 
     Returns:
         The counter after this occurrence, of the shape, dtype and library of `counter`.
@@ -63,7 +63,7 @@ def fid_counter_grad(
         counter: as given to `fid_counter`.
         counter_threshold: as given to `fid_counter`.
         step: as given to `fid_counter`.
-        out: a NumPy array for the result; NumPy calls only.
+        out: an array of NumPy or CuPy for the result; for calls with those.
 
     Returns:
         −step where `counter < counter_threshold`, else 0; shaped as `counter`.

@@ -21,7 +21,8 @@ def lhuc_gate(hidden: Any, logits: Any, *, out: Any = None) -> Any:
         hidden: any shape, in float16, bfloat16, float32 or float64. Half types are computed in
             float32.
         logits: of the same shape, dtype and library.
-        out: a NumPy array for the result, which may be `hidden` itself; NumPy calls only.
+        out: an array of NumPy or CuPy for the result, which may be `hidden` itself; for calls with
+            those.
 
     Returns:
         The gated units, of the same shape, dtype and library.
@@ -51,7 +52,7 @@ def lhuc_gate_grad(grad: Any, hidden: Any, logits: Any, *, out: Any = None) -> A
         grad: the upstream gradient, of the same shape.
         hidden: as given to `lhuc_gate`.
         logits: as given to `lhuc_gate`.
-        out: a tuple of two NumPy arrays for the results; NumPy calls only.
+        out: a tuple of two arrays of NumPy or CuPy for the results; for calls with those.
 
     Returns:
         `(hidden_grad, logits_grad)`, shaped as `hidden` and `logits`.

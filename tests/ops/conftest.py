@@ -5,6 +5,20 @@ import os
 
 import pytest
 
+from support import libraries
+
+# The same in every environment, so only where no framework is tested.
+LIBRARIES = ["numpy"]
+if "KERAS_BACKEND" not in os.environ:
+    LIBRARIES += [pytest.param("cupy", marks=pytest.mark.gpu), "emulated"]
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    """NumPy, CuPy, and CuPy with the kernels in the emulator, which needs no GPU."""
+    with libraries.library(request.param) as found:
+        yield found
+
 
 @pytest.fixture
 def backend():

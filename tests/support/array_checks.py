@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold for every op on NumPy arrays. An op's test class inherits these tests."""
+"""What must hold for every op on arrays of NumPy and CuPy. An op's test class inherits these."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlayers.cython_cpu import core
 import mlayers
 from mlayers.config import chosen_path
 from mlayers.op import OPS, Op
+from support.libraries import Library
 from support.op_examples import DTYPES, TOLERANCE, Bad, Example
 
 
@@ -48,7 +49,7 @@ def check_op_and_gradient(
 
 
 class ArrayChecks:
-    """Tests on NumPy arrays; a subclass names the op, its gradient, examples and bad calls."""
+    """Tests on arrays; a subclass names the op, its gradient, examples and bad calls."""
 
     function: Callable[..., Any]
     gradient: Callable[..., Any]
@@ -73,14 +74,16 @@ class ArrayChecks:
             (type(self).gradient, self.gradient_arguments(example, dtype)),
         ]
 
-    @pytest.mark.parametrize("path", ["auto", "cython", "reference", "composition"])
+    @pytest.mark.parametrize("path", ["auto", "kernels", "reference", "composition"])
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_every_path_agrees_with_the_reference(self, example, dtype, path):
+    def test_every_path_agrees_with_the_reference(self, library, example, dtype, path):
+        if not library.has(dtype):
+            pytest.skip(f"{library.name} does not know {dtype}")
         for fn, arrays in self.calls(example, dtype):
             expected = reference(fn, arrays, **example.attributes)
-            with mlayers.use_kernels(path):
-                found = fn(*arrays, **example.attributes)
-            check_results(found, expected, dtype)
+            with mlayers.use_kernels(library.kernels if path == "kernels" else path):
+                found = fn(*map(library.array, arrays), **example.attributes)
+            check_results(library.numpy(found), expected, dtype)
 
     def test_gradient_agrees_with_finite_differences(self, example):
         arrays = self.gradient_arguments(example, "float64")
@@ -100,25 +103,25 @@ class ArrayChecks:
                 expected[index] = (values[0] - values[1]) / 2e-6
             np.testing.assert_allclose(grad, expected, rtol=1e-6, atol=1e-7)
 
-    def test_empty_batch(self, example):
-        for fn, arrays in self.calls(example.with_batch(0)):
+    @pytest.mark.parametrize("size", [0, 1])
+    def test_empty_batch_and_one_of_size_one(self, library, example, size):
+        for fn, arrays in self.calls(example.with_batch(size)):
             expected = reference(fn, arrays, **example.attributes)
-            check_results(fn(*arrays, **example.attributes), expected, "float32")
-
-    def test_size_one_batch(self, example):
-        for fn, arrays in self.calls(example.with_batch(1)):
-            expected = reference(fn, arrays, **example.attributes)
-            check_results(fn(*arrays, **example.attributes), expected, "float32")
+            found = fn(*map(library.array, arrays), **example.attributes)
+            check_results(library.numpy(found), expected, "float32")
 
     @pytest.mark.parametrize("layout", ["strided", "reversed", "fortran", "unaligned", "swapped"])
-    def test_any_memory_layout(self, example, layout):
+    def test_any_memory_layout(self, library, example, layout):
         """Bit by bit in a kernel; NumPy's own products depend on the layout."""
-        exact = chosen_path() in ("auto", "cython")
+        if library.name == "cupy" and layout == "swapped":
+            pytest.skip("CuPy knows the machine's byte order alone")
+        exact = chosen_path() in ("auto", library.kernels)
         tolerance = {"rtol": 0, "atol": 0} if exact else TOLERANCE["float32"]
         for fn, arrays in self.calls(example):
-            expected = fn(*arrays, **example.attributes)
-            found = fn(*(laid_out(a, layout) for a in arrays), **example.attributes)
-            check_results(found, as_tuple(expected), "float32", tolerance)
+            made = [library.array(a) for a in arrays]
+            expected = library.numpy(fn(*made, **example.attributes))
+            found = fn(*(laid_out(library, a, layout) for a in arrays), **example.attributes)
+            check_results(library.numpy(found), as_tuple(expected), "float32", tolerance)
 
     def test_read_only_inputs(self, example):
         for fn, arrays in self.calls(example):
@@ -130,47 +133,79 @@ class ArrayChecks:
             for array, copy in zip(arrays, before, strict=True):
                 np.testing.assert_array_equal(array, copy)
 
-    @pytest.mark.parametrize("path", ["cython", "reference"])
+    @pytest.mark.parametrize("path", ["kernels", "reference"])
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_out_is_written_and_returned(self, example, dtype, path):
+    def test_out_is_written_and_returned(self, library, example, dtype, path):
+        if not library.has(dtype):
+            pytest.skip(f"{library.name} does not know {dtype}")
         for fn, arrays in self.calls(example, dtype):
             expected = as_tuple(fn(*arrays, **example.attributes))
-            for make in (np.empty, lambda *a: laid_out(np.empty(*a), "strided")):
-                outs = tuple(make(e.shape, e.dtype) for e in expected)
+            made = [library.array(a) for a in arrays]
+            for layout in ("whole", "strided", "unaligned"):
+                blank = [np.zeros(e.shape, e.dtype) for e in expected]
+                outs = tuple(laid_out(library, b, layout) for b in blank)
                 out = outs if len(outs) > 1 else outs[0]
-                with mlayers.use_kernels(path):
-                    found = fn(*arrays, **example.attributes, out=out)
+                with mlayers.use_kernels(library.kernels if path == "kernels" else path):
+                    found = fn(*made, **example.attributes, out=out)
                 for target, result, one in zip(outs, as_tuple(found), expected, strict=True):
                     assert result is target
                     np.testing.assert_allclose(
-                        target.astype("float64"), one.astype("float64"), **TOLERANCE[dtype]
+                        library.numpy(target).astype("float64"),
+                        one.astype("float64"),
+                        **TOLERANCE[dtype],
                     )
 
-    def test_out_of_the_wrong_kind_is_refused(self, example):
+    def test_out_of_the_wrong_kind_is_refused(self, library, example):
         for fn, arrays in self.calls(example):
-            results = as_tuple(fn(*arrays, **example.attributes))
-            read_only = np.empty_like(results[0])
-            read_only.flags.writeable = False
-            for wrong, error, words in (
-                (np.empty((*results[0].shape, 1), "float32"), ValueError, "'out' must have shape"),
+            made = [library.array(a) for a in arrays]
+            results = as_tuple(fn(*made, **example.attributes))
+            wrongs = [
+                (results[0].reshape((*results[0].shape, 1)), ValueError, "'out' must have shape"),
                 (results[0].astype("float64"), TypeError, "'out' must have the inputs' dtype"),
-                (results[0].tolist(), TypeError, "'out' must be of the inputs' library"),
-                (read_only, ValueError, "'out' must be writable"),
-            ):
+                ([1.0], TypeError, f"'out' must be of the inputs' library, {library.name}"),
+            ]
+            if library.name == "numpy":
+                read_only = np.empty_like(results[0])
+                read_only.flags.writeable = False
+                wrongs.append((read_only, ValueError, "'out' must be writable"))
+            else:
+                wrongs.append((np.zeros(1), TypeError, "'out' must be of the inputs' library"))
+            for wrong, error, words in wrongs:
                 out = (wrong, *results[1:]) if len(results) > 1 else wrong
                 with pytest.raises(error, match=words):
-                    fn(*arrays, **example.attributes, out=out)
+                    fn(*made, **example.attributes, out=out)
             if len(results) > 1:
                 with pytest.raises(TypeError, match="'out' must be a tuple of 2 arrays"):
-                    fn(*arrays, **example.attributes, out=results[0])
+                    fn(*made, **example.attributes, out=results[0])
 
-    def test_bad_call(self, bad):
+    def test_two_outs_that_share_memory_are_refused(self, library, example):
+        for fn, arrays in self.calls(example):
+            made = [library.array(a) for a in arrays]
+            results = as_tuple(fn(*made, **example.attributes))
+            if len(results) > 1 and results[0].size and results[0].shape == results[1].shape:
+                with pytest.raises(ValueError, match="must not share memory"):
+                    fn(*made, **example.attributes, out=(results[0], results[0]))
+
+    def test_out_may_be_an_input(self, library, example):
+        for fn, arrays in self.calls(example):
+            expected = as_tuple(fn(*arrays, **example.attributes))
+            if len(expected) == 1 and expected[0].shape == arrays[0].shape:
+                made = [library.array(a.copy()) for a in arrays]
+                found = fn(*made, **example.attributes, out=made[0])
+                assert found is made[0]
+                check_results(library.numpy(found), expected, "float32")
+
+    def test_bad_call(self, library, bad):
+        if any(isinstance(v, np.ndarray) and v.dtype.hasobject for v in bad.changes.values()):
+            pytest.skip("an array of objects is NumPy's alone")
+        made = {name: library.array(value) for name, value in self.good.items()}
+        changed = {name: library.array(value) for name, value in bad.changes.items()}
         for path in ("auto", "reference", "composition"):
             with (
                 mlayers.use_kernels(path),
                 pytest.raises(bad.error, match=rf"(?s)^{self.name()}: .*\. Received: ") as caught,
             ):
-                type(self).function(**{**self.good, **bad.changes})
+                type(self).function(**{**made, **changed})
             assert bad.words in str(caught.value)
 
     def test_kernel_knows_the_shapes(self, example):
@@ -221,18 +256,22 @@ def wrong_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return near
 
 
-def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
+def laid_out(library: Library, array: np.ndarray, layout: str) -> Any:
     """The same numbers in memory that a kernel could trip over."""
     if layout == "strided":
         spacious = np.zeros((*array.shape, 2), array.dtype)
         spacious[..., 0] = array
-        return spacious[..., 0]
+        return library.array(spacious)[..., 0]
     if layout == "reversed":
-        return np.ascontiguousarray(array[::-1])[::-1]
+        return library.array(np.ascontiguousarray(array[::-1]))[::-1]
     if layout == "fortran":
-        return np.asfortranarray(array)
-    if layout == "unaligned":
+        return library.array(np.asfortranarray(array))
+    if layout == "unaligned" and library.name == "numpy":
         raw = np.zeros(array.nbytes + 1, np.uint8)[1:]
         raw[:] = np.frombuffer(array.tobytes(), np.uint8)
         return raw.view(array.dtype).reshape(array.shape)
-    return array.astype(array.dtype.newbyteorder())
+    if layout == "unaligned":  # CuPy's arrays begin where an element may, but not on 16 bytes
+        return library.array(np.concatenate([array.ravel()[:1], array.ravel()]))[1:].reshape(
+            array.shape
+        )
+    return array.astype(array.dtype.newbyteorder()) if layout == "swapped" else library.array(array)

@@ -256,7 +256,7 @@ class TensorChecks(ArrayChecks):
 
     def test_out_is_refused(self, backend, example):
         for fn, arrays in self.calls(example):
-            with pytest.raises(TypeError, match="'out' is for NumPy arrays"):
+            with pytest.raises(TypeError, match="'out' is for NumPy and CuPy arrays"):
                 fn(*map(to_tensor, arrays), **example.attributes, out=arrays[0])
 
     def test_numpy_and_tensor_do_not_mix(self, backend, example):
