@@ -7,6 +7,7 @@ a plain library that finds the framework's stable C functions at run time. `X.py
     load()                           opens the library and registers, once; raises Unavailable
     probe(dtype)                     computes PROBE on an array; raises Unavailable
     serves(op, tensors)              whether a kernel may run on these tensors
+    path(tensors)                    whose: "cython" (cython_cpu/) or "cupy" (kernels_cu/)
     run(op, tensors, values)         computes, differentiable in the framework's own way
     state()                          a line for show_config()
 """

@@ -60,6 +60,11 @@ def serves(op: Op, tensors: Sequence[Any]) -> bool:
     return not tf.executing_eagerly() or _cpu_is_all() or all("CPU" in t.device for t in tensors)
 
 
+def path(tensors: Sequence[Any]) -> str:
+    """Whose kernels run: those of the CPU; on a GPU the composition serves."""
+    return "cython"
+
+
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> Sequence[Any]:
     """Compute `op` on checked tensors that it serves."""
     if tf.executing_eagerly():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch on the CPU: each op is a torch op, `torch.ops.mlayers.ffm` and the like.
+"""torch: each op is a torch op, `torch.ops.mlayers.ffm` and the like.
 
-Its kernel is in C++ (torch.cpp), without Python and its GIL. What torch's transformations want to
-know of it is derived here from the declaration:
+On the CPU its kernel is in C++ (torch.cpp), without Python and its GIL; on a GPU torch_cuda.py
+starts the CUDA kernels. What torch's transformations want to know of an op is derived here from
+the declaration:
 
     shapes          `Op.shapes`, with symbolic sizes under torch.compile
     gradient        the op's own gradient, which is a torch op too; the gradient of that, and of an
@@ -28,7 +29,7 @@ import torch
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from mlayers.bridges import native, torch_eager, torch_rules
+from mlayers.bridges import native, torch_cuda, torch_eager, torch_rules
 from mlayers.op import OPS, Op
 
 # Kernels get each of these as it is. Other subclasses (DTensor) mean more than their numbers.
@@ -74,16 +75,21 @@ def probe(dtype: str) -> None:
 def state() -> str:
     """A line for `show_config()`."""
     composed = "".join(f"; {name} composed: {why}" for name, why in _refused.items())
-    return f"kernels on the CPU, as torch.ops.mlayers; composition on other devices{composed}"
+    why = torch_cuda.why_not()
+    gpu = f"composition on a GPU ({why})" if why else "kernels on the GPU"
+    return f"kernels on the CPU, as torch.ops.mlayers; {gpu}{composed}"
 
 
 def serves(op: Op, tensors: Sequence[Any]) -> bool:
-    """Whether the kernel takes these tensors: on the CPU, dense, float32 or float64."""
+    """Whether the kernel takes these tensors: dense, on the CPU or a GPU."""
+    device = tensors[0].device
+    if device != _CPU and (device.type != "cuda" or _why_not_on_gpu() is not None):
+        return False
     for tensor in tensors:
         if (
             tensor.dtype not in _DTYPES
             or type(tensor) not in _KINDS
-            or tensor.device != _CPU
+            or tensor.device != device
             or tensor.layout is not torch.strided
         ):
             return False
@@ -119,8 +125,16 @@ def _exported_for_elsewhere() -> bool:
     return native.called_from("keras.src.export", "torch.onnx")
 
 
+def path(tensors: Sequence[Any]) -> str:
+    """Which kernels would take these tensors: `"cython"` or `"cupy"`."""
+    return "cython" if tensors[0].device == _CPU else "cupy"
+
+
 # torch.compile calls these while tracing, instead of tracing them, which it cannot.
 _is_defined: Callable[[str], bool] = torch.compiler.assume_constant_result(_define_once)
+_why_not_on_gpu: Callable[[], str | None] = torch.compiler.assume_constant_result(
+    torch_cuda.why_not
+)
 _leaves_mlayers: Callable[[], bool] = torch.compiler.assume_constant_result(_exported_for_elsewhere)
 
 
@@ -142,6 +156,7 @@ def _define(op: Op) -> None:
     torch.library.register_fake(f"mlayers::{op.name}", fake, lib=_namespace)
     for key, kernel in torch_rules.kernels(op, _overloads).items():
         _namespace.impl(op.name, kernel, key, with_keyset=True)
+    _namespace.impl(op.name, torch_cuda.kernel(op), "CUDA")
     _overloads[op.name] = getattr(torch.ops.mlayers, op.name).default
     _short_ways[op.name] = torch_eager.function(op, _overloads)
 

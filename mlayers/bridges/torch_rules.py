@@ -160,7 +160,8 @@ def gradients(
     tensors = [named[name] for name in op.gradient.inputs]
     if op.gradient.kernel_wins is not None:
         values = decoded(op, codes)
-        if not native.gradient_takes_kernel(op.gradient, "torch", tensors, values):
+        library = "torch" if tensors[0].device.type == "cpu" else "cuda"
+        if not native.gradient_takes_kernel(op.gradient, library, tensors, values):
             return composed(op.gradient, codes, *tensors)
     grads = overloads[op.gradient.name](*tensors, *codes)
     return grads if len(op.inputs) > 1 else (grads,)
