@@ -3,125 +3,19 @@
  * The machine's side of the JAX bridge: one XLA FFI handler for every op.
  *
  * XLA calls `mlayers_xla_call` inside a compiled program, on one of its own threads, with pointers to
- * its buffers: no Python, no copy. The structs below are the stable C layout of XLA FFI (version 0.1
- * and later; xla/ffi/api/c_api.h), declared here because no framework is needed to build this. Only
- * fields that exist in every version are read; each struct tells its own size.
+ * its buffers: no Python, no copy. XLA's structs are in xla_ffi.h.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "call.h"
+#include "xla_ffi.h"
 
 #define VISIBLE __attribute__((visibility("default")))
-
-/* --- XLA FFI --- */
-
-enum { EXTENSION_METADATA = 1, ATTRIBUTE_ARRAY = 1, ATTRIBUTE_STRING = 4 };
-enum { TYPE_S64 = 5, TYPE_F16 = 10, TYPE_F32 = 11, TYPE_F64 = 12, TYPE_BF16 = 16 };
-enum { INVALID_ARGUMENT = 3, INTERNAL = 13 };
-
-typedef struct extension {
-    size_t struct_size;
-    int type;
-    struct extension *next;
-} extension;
-
-typedef struct {
-    const char *data;
-    size_t length;
-} span;
-
-typedef struct {
-    int type;
-    size_t size;
-    void *data;
-} array;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    int type;
-    void *data;
-    int64_t rank;
-    int64_t *dims;
-} buffer;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    int major, minor;
-} version;
-
-typedef struct {
-    extension base;
-    struct {
-        size_t struct_size;
-        version api;
-        uint32_t traits;
-    } *metadata;
-} metadata_extension;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    const char *message;
-    int code;
-} error_arguments;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    version api;
-    void *internal;
-    void *(*create_error)(error_arguments *);
-} api;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    int64_t size;
-    int *types;
-    void **values;
-} buffers;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    int64_t size;
-    int *types;
-    span **names;
-    void **values;
-} attributes;
-
-typedef struct {
-    size_t struct_size;
-    extension *extensions;
-    const api *api;
-    void *context;
-    int stage;
-    buffers arguments;
-    buffers results;
-    attributes attributes;
-} call_frame;
 
 /* --- the handler --- */
 
 static const mlayers_runtime *runtime;
-
-static void *fail(const call_frame *frame, int code, const char *message) {
-    error_arguments arguments = {
-        offsetof(error_arguments, code) + sizeof(int), NULL, message, code};
-    return frame->api->create_error(&arguments);
-}
-
-static const void *attribute(const call_frame *frame, const char *name, int type) {
-    const attributes *all = &frame->attributes;
-    for (int64_t i = 0; i < all->size; i++)
-        if (all->names[i]->length == strlen(name) && all->types[i] == type &&
-            memcmp(all->names[i]->data, name, all->names[i]->length) == 0)
-            return all->values[i];
-    return NULL;
-}
 
 /* A dtype of call.h, or -1. */
 static int32_t dtype_of(int type) {
@@ -152,11 +46,7 @@ VISIBLE void *mlayers_xla_call(call_frame *frame) {
     int type;
 
     if (frame->extensions && frame->extensions->type == EXTENSION_METADATA) {
-        /* XLA asks, once, for which version this was written; it serves that one and later. */
-        metadata_extension *answer = (metadata_extension *)frame->extensions;
-        answer->metadata->api.major = 0;
-        answer->metadata->api.minor = 1;
-        answer->metadata->traits = 0;
+        answer_metadata(frame);
         return NULL;
     }
     name = attribute(frame, "op", ATTRIBUTE_STRING);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JAX bridge: kernels inside XLA programs on the CPU, through XLA's FFI.
+"""The JAX bridge: kernels inside XLA programs, through XLA's FFI.
 
 Five layers, each there for one thing that JAX does with a function:
 
@@ -10,7 +10,7 @@ Five layers, each there for one thing that JAX does with a function:
                               result that is a sum over the batch is summed over the devices
           primitive           lowered for a platform without kernels, or for export, it becomes
                               the composition; JAX tells of neither in any other way
-            ffi_call          the call in the program, answered by jax.c
+            ffi_call          the call in the program, answered by jax.c, on a GPU by jax_cuda.c
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mlayers.bridges import native
+from mlayers.bridges import jax_cuda, native
+from mlayers.bridges.jax_shard_map import array_type, varying_alike
 from mlayers.op import Op
 
 TARGET = "mlayers"  # the one custom call target, for every op
@@ -48,11 +49,16 @@ def load() -> None:
         raise native.Unavailable(f"jax.ffi is missing: jax {jax.__version__} is older than 0.5")
     handler = jax.ffi.pycapsule(native.start("jax").mlayers_xla_call)
     jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+    if jax_cuda.why_not() is None:
+        jax_cuda.load()
+        mlir.register_lowering(_primitive, partial(_lower, jax_cuda.lower), platform="cuda")
 
 
 def state() -> str:
     """What `show_config()` says."""
-    return "kernels on the CPU, through XLA FFI; composition elsewhere and when exported"
+    why = jax_cuda.why_not()
+    gpu = f"composition on a GPU ({why})" if why else "kernels on the GPU"
+    return f"kernels on the CPU, through XLA FFI; {gpu}; composition when exported"
 
 
 def probe(dtype: str) -> None:
@@ -69,9 +75,14 @@ def serves(op: Op, tensors: Sequence[Any]) -> bool:
     return tensors[0].dtype in _DTYPES
 
 
+def path(tensors: Sequence[Any]) -> str:
+    """Which kernels these arrays would go to: `"cython"` or `"cupy"`; a tracer does not say."""
+    return "cython" if jax_cuda.why_not() else "cupy"
+
+
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Compute `op` on checked arrays or tracers."""
-    return _function(op, values)(*_varying_alike(tensors))
+    return _function(op, values)(*varying_alike(tensors))
 
 
 # --- eager calls and gradients ---
@@ -210,39 +221,6 @@ def _partitioned(op: Op, values: tuple[Any, ...]) -> Call:
     return wrapped
 
 
-# --- inside shard_map ---
-
-
-def _varying(array: Any) -> frozenset[Any]:
-    """The mesh axes along which a value differs inside `shard_map`; JAX moved where it says so."""
-    kind = getattr(array, "aval", array)
-    manual = getattr(kind, "mat", None)
-    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
-
-
-def _varying_alike(tensors: Sequence[Any]) -> Sequence[Any]:
-    """All inputs varying along the same axes, as JAX's own operations make them by themselves.
-
-    The gradient of an input that did not vary is then summed over the mesh, by JAX.
-    """
-    varying = [_varying(tensor) for tensor in tensors]
-    union = frozenset().union(*varying)
-    if all(axes == union for axes in varying):
-        return tensors
-    cast = partial(jax.lax.pcast, to="varying") if hasattr(jax.lax, "pcast") else jax.lax.pvary
-    return [
-        cast(tensor, tuple(union - axes)) if union - axes else tensor
-        for tensor, axes in zip(tensors, varying, strict=True)
-    ]
-
-
-def _array_type(shape: Any, like: Any) -> Any:
-    """The type of a result: of the dtype of an input, and varying along the same axes."""
-    if _varying(like):
-        return like.update(shape=shape, weak_type=False)
-    return jax.core.ShapedArray(shape, like.dtype)
-
-
 # --- the primitive ---
 
 _primitive = Primitive("mlayers")
@@ -251,7 +229,7 @@ _primitive.multiple_results = True
 
 def _infer(*tensors: Any, op: Op, values: tuple[Any, ...]) -> list[Any]:
     shapes = op.shapes(*(tensor.shape for tensor in tensors), **op.named(values))
-    return [_array_type(shape, tensors[0]) for shape in shapes]
+    return [array_type(shape, tensors[0]) for shape in shapes]
 
 
 @lru_cache(maxsize=1024)
@@ -274,15 +252,19 @@ def _lower_composed(context: Any, *tensors: Any, op: Op, values: tuple[Any, ...]
     return rule(context, *tensors)
 
 
+def _lower(kernel: Any, context: Any, *tensors: Any, op: Op, values: tuple[Any, ...]) -> Any:
+    exported = context.module_context.lowering_parameters.for_export
+    call = None if exported else kernel(context, *tensors, op=op, values=values)
+    return call or _lower_composed(context, *tensors, op=op, values=values)
+
+
 def _lower_on_cpu(context: Any, *tensors: Any, op: Op, values: tuple[Any, ...]) -> Any:
-    if context.module_context.lowering_parameters.for_export:
-        return _lower_composed(context, *tensors, op=op, values=values)
     rule = mlir.lower_fun(partial(_call_native, op, values), multiple_results=True)
     return rule(context, *tensors)
 
 
 mlir.register_lowering(_primitive, _lower_composed)
-mlir.register_lowering(_primitive, _lower_on_cpu, platform="cpu")
+mlir.register_lowering(_primitive, partial(_lower, _lower_on_cpu), platform="cpu")
 
 
 # --- the call ---
