@@ -10,9 +10,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from mlayers.kernels_cu import driver
 
 import mlayers
 from mlayers.bridges.native import FRAMEWORKS
+from support import libraries
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -24,7 +26,7 @@ has_keras = "KERAS_BACKEND" in os.environ
 
 
 def test_readme_has_snippets():
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -32,7 +34,10 @@ def test_readme_snippet(number):
     source = SNIPPETS[number]
     if "mlayers.layers" in source and not has_keras:
         pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
-    exec(compile(source, f"README snippet {number}", "exec"), {"mlayers": mlayers})
+    # CuPy's runs on a GPU, or in the emulator.
+    name = "numpy" if "cupy" not in source else "emulated" if driver.why_not() else "cupy"
+    with libraries.library(name):
+        exec(compile(source, f"README snippet {number}", "exec"), {"mlayers": mlayers})
 
 
 def modules():

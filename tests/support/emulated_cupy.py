@@ -167,3 +167,6 @@ cuda = SimpleNamespace(
         runtimeGetVersion=lambda: 12090,
     ),
 )
+random = SimpleNamespace(
+    rand=lambda *shape: asarray(np.random.default_rng(0).random(shape)),
+)
