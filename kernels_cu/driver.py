@@ -20,6 +20,7 @@ from mlayers.kernels_cu.plan import Launch, Plan, Scratch
 from mlayers import kernels_cu
 
 OPTIONS = ("-std=c++17",)
+NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT
 
 
 class CudaError(RuntimeError):
@@ -55,6 +56,13 @@ class Cupy:
         with cupy.cuda.Device(device):
             module = cupy.RawModule(code=source, options=OPTIONS)
             return module.get_function(kernel).kernel.ptr, module
+
+    def bind(self, device: int) -> None:
+        """Make this thread one that the device knows."""
+        import cupy
+
+        cupy.cuda.runtime.setDevice(device)
+        cupy.cuda.runtime.free(0)  # the first call of the runtime in a thread does it
 
 
 provider: Any = Cupy()
@@ -130,7 +138,14 @@ def run(
             value if pointer is None else (scratch if pointer < 0 else pointers[pointer]) + value
             for pointer, value in places
         ]
-        _start(op.name, launch, address, packer.pack(*values), stream)
+        code = _start(launch, address, packer.pack(*values), stream)
+        if code == NO_CONTEXT:  # a thread in which CUDA's runtime has not been called yet
+            provider.bind(device)
+            code = _start(launch, address, packer.pack(*values), stream)
+        if code:
+            raise CudaError(
+                f"{op.name}: CUDA did not start the kernel {launch.kernel}: {error_text(code)}"
+            )
 
 
 Ready = tuple[Launch, ctypes.c_void_p, struct.Struct, tuple[tuple[int | None, Any], ...]]
@@ -163,13 +178,12 @@ def _ready(plan: Plan, op: Any, dtype: str, device: int) -> tuple[Ready, ...]:
     return tuple(ready)
 
 
-def _start(
-    op: str, launch: Launch, address: ctypes.c_void_p, arguments: bytes, stream: int
-) -> None:
+def _start(launch: Launch, address: ctypes.c_void_p, arguments: bytes, stream: int) -> int:
+    """Start a kernel; the driver's error code."""
     count = len(arguments) // 8
     packed = ctypes.create_string_buffer(arguments, len(arguments))
     first = ctypes.addressof(packed)
-    code = provider.library.cuLaunchKernel(
+    code: int = provider.library.cuLaunchKernel(
         address,
         *launch.blocks, 1,
         launch.threads, 1, 1,
@@ -178,8 +192,7 @@ def _start(
         (ctypes.c_void_p * count)(*range(first, first + 8 * count, 8)),
         None,
     )  # fmt: skip
-    if code:
-        raise CudaError(f"{op}: CUDA did not start the kernel {launch.kernel}: {error_text(code)}")
+    return code
 
 
 def error_text(code: int) -> str:

@@ -157,6 +157,7 @@ constexpr int TILE = 4;
 // Copies fields of `size` elements, V dividing it, to where they are `size | 1` apart.
 template <int V>
 __device__ void lay_down(const scalar* from, real* to, int fields, int size) {
+#pragma unroll 4
     for (int i = threadIdx.x * V; i < fields * size; i += blockDim.x * V) {
         real numbers[V];
         load(from + i, numbers);
@@ -194,7 +195,7 @@ __device__ void make_tile(const real* a, int a_i, int a_k, const real* b, int b_
 
 constexpr int PACK_D = VEC < TILE ? VEC : TILE, PACK_R = VEC_R < TILE ? VEC_R : TILE;
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 5)
 ffm_dot(const scalar* __restrict__ left, const scalar* __restrict__ right,
         scalar* __restrict__ out, i64 B, i64 fields_l, i64 fields_r, i64 dim, i64 rows) {
     DYNAMIC_SHARED(real, memory);
@@ -215,7 +216,7 @@ ffm_dot(const scalar* __restrict__ left, const scalar* __restrict__ right,
     }
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 5)
 ffm_dot_grad(const scalar* __restrict__ grad, const scalar* __restrict__ left,
              const scalar* __restrict__ right, scalar* __restrict__ left_grad,
              scalar* __restrict__ right_grad, i64 B, i64 fields_l, i64 fields_r, i64 dim,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every CUDA kernel, run in the emulator between guards, against the float64 reference."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -113,6 +115,24 @@ def test_refused_launch_names_op_and_kernel(monkeypatch):
 class _Lost:
     def function(self, name):
         return 0
+
+
+def test_thread_that_the_device_does_not_know(monkeypatch):
+    """CUDA's driver refuses a thread until its runtime has been called there."""
+    bound = []
+
+    class Strict(emulated_cuda.Emulated):
+        @property
+        def library(self):
+            launch = super().library.cuLaunchKernel
+            return SimpleNamespace(cuLaunchKernel=launch if bound else lambda *_: 201)
+
+        def bind(self, device):
+            bound.append(device)
+
+    monkeypatch.setattr(emulated_cuda, "Emulated", Strict)
+    check(cuda_cases.ffm(2, 2, 3, 4, "dot")[0], "float32")
+    assert bound == [0]
 
 
 def test_kernel_that_does_not_compile_names_the_op(monkeypatch):

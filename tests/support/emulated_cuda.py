@@ -24,6 +24,9 @@ class Emulated:
     def library(self) -> Any:
         return emulator.driver()
 
+    def bind(self, device: int) -> None:
+        """Every thread knows the emulator."""
+
     def load(self, source: str, kernel: str, device: int) -> tuple[int, Any]:
         module = emulator.compile(source)
         return module.function(kernel), module
