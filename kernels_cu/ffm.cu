@@ -61,7 +61,7 @@ ffm_multiply(const scalar* __restrict__ left, const scalar* __restrict__ right,
 // Over l a lane sums the gradient of its right fields in registers. The gradient of a left field is
 // a sum over r: first in the lane, then by shuffles from the lanes with the same d.
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 2)
 ffm_multiply_grad(const scalar* __restrict__ grad, const scalar* __restrict__ left,
                   const scalar* __restrict__ right, scalar* __restrict__ left_grad,
                   scalar* __restrict__ right_grad, i64 B, i64 L, i64 R, i64 D) {

@@ -39,21 +39,23 @@ def ffm_grad(
         return _dot("ffm_dot_grad", itemsize, arrays, B, L, R, D)
     V = vector(itemsize, D)
     lanes_d = min(D // V, 32)
-    per_lane = _right_fields_per_lane(V * max(itemsize, 4), R, 32 // lanes_d)
+    per_lane = _right_fields_per_lane(itemsize, D, R)
     if per_lane is None:
         return _multiply_grad_apart(itemsize, B, L, R, D)
     rows = 4 * (32 // (lanes_d * max(1, cover(R, per_lane))))  # of a block, which has 4 warps
     blocks = (cover(B, rows), cover(D // V, 32))
     launch = Launch("ffm_multiply_grad", blocks, 128, (*arrays, B, L, R, D))
-    return Plan((launch,), _constants(itemsize, D, R, per_lane))
+    return Plan((launch,), _constants(itemsize, D, R))
 
 
-def _right_fields_per_lane(size: int, R: int, lanes_r: int) -> int | None:
-    """How many right fields a lane keeps in its registers, `size` bytes each; None: too many."""
+def _right_fields_per_lane(itemsize: int, D: int, R: int) -> int | None:
+    """How many right fields a lane keeps in its registers; None: more than there is room for."""
+    V = vector(itemsize, D)
+    lanes_r = 32 // min(D // V, 32)
     per_lane = 1
     while per_lane < min(R, 4) or cover(R, per_lane) > lanes_r:
         per_lane *= 2
-    return per_lane if per_lane * size <= 256 else None
+    return per_lane if per_lane * V * max(itemsize, 4) <= 256 else None
 
 
 def _multiply_grad_apart(itemsize: int, B: int, L: int, R: int, D: int) -> Plan:
@@ -92,9 +94,10 @@ def _sizes(left: Shape, right: Shape, D: int) -> tuple[int, int, int, int]:
     return left[0], left[1] // D, right[1] // D, D
 
 
-def _constants(itemsize: int, D: int, R: int, per_lane: int = 1) -> Constants:
+def _constants(itemsize: int, D: int, R: int) -> Constants:
+    """The same for all kernels, which are compiled together."""
     return (
         ("VEC", vector(itemsize, D)),
         ("VEC_R", vector(itemsize, R)),
-        ("PER_LANE", per_lane),
+        ("PER_LANE", _right_fields_per_lane(itemsize, D, R) or 1),
     )
