@@ -141,6 +141,26 @@ def test_interleave_calls_all_and_answers_timings():
     assert min(calls.values()) >= 7
 
 
+def test_interleave_finishes_once_before_the_clock_starts_and_stops():
+    told = []
+
+    def queue():
+        told.append("call")
+        return len(told)
+
+    def finish(result):
+        assert result == len(told)  # of the last call
+        told.append("finish")
+
+    interleave({"a": queue}, seconds=0.0, warm_up=2, finish=finish)
+    words = "".join(word[0] for word in told)
+    bursts = words.removeprefix("ccfcf").split("f")[:-1]
+    assert words.startswith("ccfcfcf")
+    assert len(bursts) == 2 * 7
+    assert set(bursts[::2]) == {"c"}
+    assert len(set(bursts[1::2])) == 1 < len(bursts[1])
+
+
 def test_peak_memory_of_a_call():
     def call():
         return np.ones(8 << 20).sum()

@@ -20,8 +20,9 @@ INSIGHT_SHAPE = (1024, 64, 16, 64)  # (B, segments, columns of each, K)
 class Case:
     """One op with its attributes and sizes.
 
-    `ours` takes arrays or tensors of any library. `numpy` is what a NumPy user would write. `grad`
-    is the gradient op: (upstream, inputs, out) for NumPy arrays.
+    `ours` takes arrays or tensors of any library. `numpy` is what a NumPy user would write, and
+    computes on CuPy arrays too. `grad` is the gradient op: (upstream, inputs, out) for arrays of
+    either.
     """
 
     op: str
@@ -179,6 +180,17 @@ OPS: dict[str, tuple[Callable[..., Case], Sequence[tuple[int, ...]]]] = {
     "counter": (counter, ((1_000_000,),)),
 }
 
+# The same on a GPU: large enough that what a call costs besides is small, or 1/8 of that.
+GPU_FFM_SHAPES = ((65536, 16, 16, 16), (8192, 16, 16, 16))
+GPU_SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
+    "multiply": GPU_FFM_SHAPES,
+    "dot": GPU_FFM_SHAPES,
+    "insight": ((65536, 64, 16, 64),),
+    "aggregate": ((65536, 64, 16, 64),),
+    "gate": ((65536, 512),),
+    "counter": ((100_000_000,),),
+}
+
 # For the growth plots: what is varied, and the cases that vary it.
 GROWTH: dict[str, list[Case]] = {
     "multiply, B": [multiply(B, 10, 12, 16) for B in (16, 64, 256, 1024, 4096)],
@@ -190,11 +202,15 @@ GROWTH: dict[str, list[Case]] = {
 }
 
 
-def chosen(ops: Sequence[str], ffm_shapes: Sequence[tuple[int, ...]] | None) -> list[Case]:
+def chosen(
+    ops: Sequence[str], ffm_shapes: Sequence[tuple[int, ...]] | None, on_gpu: bool = False
+) -> list[Case]:
     """The cases of these ops; `ffm_shapes` replace the shapes of ffm's."""
     cases = []
     for op in ops:
         make, shapes = OPS[op]
+        if on_gpu:
+            shapes = GPU_SHAPES[op]
         if op in ("multiply", "dot") and ffm_shapes:
             shapes = ffm_shapes
         cases += [make(*shape) for shape in shapes]

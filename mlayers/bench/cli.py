@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m mlayers bench``: options, one process for each framework, and the files."""
+"""``python -m mlayers bench``: options, one process for each framework, and the files.
+
+Where it is measured is a module, cpu.py or with ``--gpu`` gpu.py; both have the same names.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlayers.bench import cases, machine, pictures, report, rows
-from mlayers.bench.frameworks import FRAMEWORKS
+from mlayers.bench import cases, cpu, gpu, pictures, report, rows
 from mlayers.bridges import native
 from mlayers.train.errors import CommandError
 
-BACKENDS = ("numpy", *native.FRAMEWORKS)
 OPS = (*cases.OPS, "tower")
 DIRECTIONS = ("forward", "forward+backward")
 DTYPES = tuple(rows.ITEMSIZE)
@@ -32,9 +33,18 @@ def add_parser(commands: Any) -> None:
         "bench", help="time the kernels beside the composition, NumPy and the machine's own limits"
     )
     add = parser.add_argument
-    add("--backend", default=",".join(BACKENDS), help="separated by commas (default: %(default)s)")
+    add("--gpu", action="store_true", help="measure on a GPU, which needs CuPy")
+    add(
+        "--backend",
+        help=f"separated by commas (default: {','.join(cpu.BACKENDS)}; "
+        f"with --gpu: {','.join(gpu.BACKENDS)})",
+    )
     add("--op", default=",".join(OPS), help="separated by commas (default: %(default)s)")
-    add("--dtype", default="float32", help="separated by commas (default: float32)")
+    add(
+        "--dtype",
+        help=f"separated by commas (default: {','.join(cpu.DTYPES)}; "
+        f"with --gpu: {','.join(gpu.DTYPES)})",
+    )
     add("--direction", default=",".join(DIRECTIONS), help="(default: %(default)s)")
     add(
         "--shape",
@@ -69,26 +79,26 @@ def _choice(arguments: argparse.Namespace, option: str, known: Sequence[str]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Time each framework in a process of its own, and write what was asked for."""
-    chosen = _choice(arguments, "backend", BACKENDS)
+    where: Any = gpu if arguments.gpu else cpu
+    arguments.backend = arguments.backend or ",".join(where.BACKENDS)
+    arguments.dtype = arguments.dtype or ",".join(where.DTYPES)
+    chosen = _choice(arguments, "backend", where.BACKENDS)
     for option, known in (("op", OPS), ("dtype", DTYPES), ("direction", DIRECTIONS)):
         _choice(arguments, option, known)
     for option in ("picture", "growth"):
         if getattr(arguments, option):
             pictures.need_matplotlib(f"--{option}")
+    where.need()
     backends = [name for name in chosen if importlib.util.find_spec(name)]
     if not backends:
         raise CommandError(f"bench: none of {', '.join(chosen)} is installed")
     if os.environ.get("MLAYERS_BENCH_PART"):  # this is the process of one framework
-        _write(Path(os.environ["MLAYERS_BENCH_PART"]), _measure(backends[0], arguments))
+        measured = _measure(where.Backend(backends[0]), arguments)
+        _write(Path(os.environ["MLAYERS_BENCH_PART"]), measured)
         return 0
-    about = machine.describe()
-    limits = machine.bandwidths(arguments.seconds)
-    report.print_machine(about, limits)
     found: dict[str, Any] = {
         "command": " ".join(["python -m mlayers", *sys.argv[1:]]),
-        "machine": about,
-        "gb_per_s": limits,
-        "gflops": machine.peak_flops(min(arguments.seconds, 1.0)),
+        **where.about(arguments.seconds),
         "rows": [],
         "tower": [],
         "growth": [],
@@ -97,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
             part = Path(folder, f"{name}.json")
-            code = _run_part(name, part)
+            code = _run_part(name, part, where.ENVIRONMENT)
             if code:
                 return code
             for key, value in json.loads(part.read_text()).items():
@@ -105,10 +115,14 @@ def run(arguments: argparse.Namespace) -> int:
                     found[key].update(value)
                 else:
                     found[key] += value
+    if arguments.gpu:
+        found.update(gpu.best(found["limits"]))
     if arguments.json:
         _write(arguments.json, found)
     if arguments.picture:
-        bandwidth = max(limits["read"], limits["fill past caches"], limits["fill"])
+        if not found["gflops"]:
+            raise CommandError("bench: --picture: its roof needs a matrix product; none ran here")
+        bandwidth = max(found["gb_per_s"][kind] for kind in where.ROOF)
         pictures.draw_roofline(found["rows"], bandwidth, found["gflops"], arguments.picture)
     if arguments.growth:
         pictures.draw_growth(found["growth"], arguments.growth)
@@ -122,9 +136,10 @@ def _write(path: Path, found: dict[str, Any]) -> None:
         raise CommandError(f"bench: cannot write {path}: {error.strerror}") from error
 
 
-def _run_part(name: str, part: Path) -> int:
+def _run_part(name: str, part: Path, more: Mapping[str, str]) -> int:
     """Run this command again for one framework, which Keras takes as its backend."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "MLAYERS_BENCH_PART": str(part)}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **more}
+    environment["MLAYERS_BENCH_PART"] = str(part)
     if name in native.FRAMEWORKS:
         environment["KERAS_BACKEND"] = name
     command = [sys.executable, "-P", "-m", "mlayers", *sys.argv[1:], "--backend", name]
@@ -132,44 +147,54 @@ def _run_part(name: str, part: Path) -> int:
     return subprocess.run(command, env=environment, check=False).returncode
 
 
-def _measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    framework = FRAMEWORKS[name]() if name in FRAMEWORKS else None
-    module = importlib.import_module(name)
-    title = f"{name} {module.__version__}"
-    if framework is not None:
-        title += f"; bridge: {native.state(name)}"
-    report.print_header(title)
+def _measure(backend: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that is measured of one `Backend`: a part of the JSON."""
+    name = backend.name
     found: dict[str, Any] = {"rows": [], "tower": [], "growth": [], "overhead_us": {}}
-    if framework is not None:
-        found["overhead_us"][name] = rows.overhead(framework, arguments.seconds)
-        report.print_overhead(found["overhead_us"][name])
+    why = backend.why_not()
+    if why:
+        print(f"\n{name} is left out: {why}", flush=True)
+        return found
+    report.print_header(_title(name))
+    limits = backend.limits(arguments.seconds)
+    if limits:
+        found["limits"] = {name: limits}
+        report.print_limits(limits)
+    overhead = backend.overhead(arguments.seconds)
+    if overhead:
+        found["overhead_us"][name] = overhead
+        report.print_overhead(overhead)
+    dtypes = [dtype for dtype in arguments.dtype.split(",") if _is_known(backend, dtype)]
     ops = arguments.op.split(",")
-    for case in cases.chosen([op for op in ops if op != "tower"], arguments.shape):
-        for dtype in arguments.dtype.split(","):
+    without_tower = [op for op in ops if op != "tower"]
+    for case in cases.chosen(without_tower, arguments.shape, arguments.gpu):
+        for dtype in dtypes:
             for direction in arguments.direction.split(","):
-                row = _row(framework, name, case, dtype, direction, arguments.seconds)
+                row = backend.row(case, dtype, direction, arguments.seconds)
                 report.print_row(row)
                 found["rows"].append(row)
-    if "tower" in ops and framework is not None:
-        from mlayers.bench import tower
-
-        found["tower"] = tower.rows(name, arguments.seconds)
+    if "tower" in ops:
+        found["tower"] = backend.tower(arguments.seconds)
         for row in found["tower"]:
             report.print_tower_row(row)
     if arguments.growth:
         for varied, its_cases in cases.GROWTH.items():
             axis = "BLRD" if its_cases[0].op in ("multiply", "dot") else "BSnK"
             for case in its_cases:
-                row = _row(framework, name, case, "float32", "forward", arguments.seconds / 4)
+                row = backend.row(case, "float32", "forward", arguments.seconds / 4)
                 size = case.sizes[axis.index(varied[-1])]
                 found["growth"].append({**row, "varied": varied, "size": size})
     return found
 
 
-def _row(
-    framework: Any, name: str, case: cases.Case, dtype: str, direction: str, seconds: float
-) -> dict[str, Any]:
-    if framework is None:
-        direction = "forward" if direction == "forward" else "gradient"
-        return rows.numpy_row(case, dtype, direction, seconds)
-    return rows.framework_row(framework, name, case, dtype, direction, seconds)
+def _is_known(backend: Any, dtype: str) -> bool:
+    if dtype not in backend.dtypes:
+        print(f"{backend.name} knows no {dtype}: rows in it are left out")
+    return dtype in backend.dtypes
+
+
+def _title(name: str) -> str:
+    """The line above the rows of a library: its version, and the state of its bridge."""
+    version = importlib.import_module(name).__version__
+    bridge = f"; bridge: {native.state(name)}" if name in native.FRAMEWORKS else ""
+    return f"{name} {version}{bridge}"

@@ -11,7 +11,8 @@ from typing import Any
 from mlayers.train.errors import CommandError
 
 OURS, COMPOSED = "#c0392b", "#7f8c8d"
-MARKERS = {"numpy": "s", "jax": "o", "tensorflow": "^", "torch": "D"}
+OTHERS = ("composed", "numpy", "cupy")  # how the columns of what ours is compared with begin
+MARKERS = {"numpy": "s", "cupy": "s", "jax": "o", "tensorflow": "^", "torch": "D"}
 
 
 def need_matplotlib(option: str) -> None:
@@ -50,7 +51,7 @@ def draw_roofline(
         axes.loglog(ends, [min(peak, bandwidth * x) for x in ends], color="black", lw=1)
         for number, row in enumerate(its_rows, 1):
             x = row["flops"] / row["bytes"]
-            others = [t["median"] for c, t in row["us"].items() if c.startswith(("comp", "numpy"))]
+            others = [t["median"] for c, t in row["us"].items() if c.startswith(OTHERS)]
             if others:
                 axes.plot(x, row["flops"] / min(others) / 1e3, "o", color=COMPOSED, ms=5)
             axes.plot(x, row["gflops"], MARKERS[framework], color=OURS, ms=6)
@@ -96,7 +97,7 @@ def draw_growth(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes, (varied, frameworks) in zip(grid, panels.items(), strict=False):
         for number, (framework, its_rows) in enumerate(frameworks.items()):
             sizes = [row["size"] for row in its_rows]
-            for prefixes, style in ((("ours",), "-"), (("composed", "numpy"), "--")):
+            for prefixes, style in ((("ours",), "-"), (OTHERS, "--")):
                 best = [
                     min(t["median"] for c, t in row["us"].items() if c.startswith(prefixes))
                     for row in its_rows

@@ -6,14 +6,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FLOORS = ("fill", "fill past caches", "fill fresh", "read")
-
 
 def print_machine(machine: Mapping[str, Any], bandwidths: Mapping[str, float]) -> None:
     """What machine this is and what its memory does."""
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['system']};", end=" ")
     print(f"kernels: {machine['isa']}, {machine['threads']} threads")
     print("memory, 128 MB, GB/s:", ", ".join(f"{k} {v:.1f}" for k, v in bandwidths.items()))
+
+
+def print_gpu(gpu: Mapping[str, Any]) -> None:
+    """What GPU this is."""
+    print(
+        f"{gpu['device']}, {gpu['memory_gb']:.0f} GB, compute capability",
+        f"{gpu['compute_capability']}; driver {gpu['driver']} for CUDA {gpu['driver_cuda']};",
+        f"CuPy {gpu['cupy']} with CUDA {gpu['cuda']}; TF32 is off",
+    )
+
+
+def print_limits(limits: Mapping[str, Any]) -> None:
+    """What a framework's own calls reach on the GPU."""
+    words = ", ".join(f"{name} {value:.0f}" for name, value in limits["gb_per_s"].items())
+    gflops = limits["gflops"]
+    product = f"{gflops:.0f} GFLOP/s" if gflops else "it has no product"
+    print(f"its own limits: memory, GB/s: {words}; float32 product: {product}")
 
 
 def print_header(title: str) -> None:

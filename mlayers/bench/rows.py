@@ -7,7 +7,7 @@ faster. `eager` and `compiled` compare like with like, `best` the fastest of eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -41,29 +41,32 @@ def framework_row(
         floors["read"] = machine.memory_call(machine.READ, np.ones(size, "float32"))
     found = interleave({**calls, **floors}, seconds)
     medians = {column: found[column].median for column in calls}
-    ours = {c: t for c, t in medians.items() if c.startswith("ours")}
-    composed = {c: t for c, t in medians.items() if c.startswith("composed")}
-    compiled = [min(v for c, v in t.items() if " " in c) for t in (composed, ours)]
     return {
         "framework": name,
-        **_description(case, dtype, direction),
+        **description(case, dtype, direction),
         "us": {column: asdict(timing) for column, timing in found.items()},
         "peak_bytes": peaks,
-        "ratio": {
-            "eager": composed["composed"] / ours["ours"],
-            "compiled": compiled[0] / compiled[1],
-            "best": min(composed.values()) / min(ours.values()),
-        },
-        **_achieved(case, dtype, direction, min(ours.values())),
+        "ratio": ratios(medians),
+        **achieved(case, dtype, direction, best_of_ours(medians)),
     }
 
 
 def framework_calls(framework: Any, case: Case, dtype: str, direction: str) -> Calls:
-    """The calls that a row compares, by column: "ours", "composed", "ours jax.jit", and so on."""
+    """The calls that a row compares, by column; each waits for its result."""
+    functions = framework_functions(framework, case, direction)
+    tensors = [framework.tensor(array, dtype) for array in _arrays(case, direction)]
+    return {
+        name: partial(_call, framework, function, tensors) for name, function in functions.items()
+    }
+
+
+def framework_functions(framework: Any, case: Case, direction: str) -> dict[str, Any]:
+    """The functions that a row compares, by column: "ours", "composed", "ours jax.jit", and so on.
+
+    They take the inputs, and before them an upstream gradient unless `direction` is `"forward"`.
+    """
     framework.start_row()
-    arrays = _arrays(case, direction)
-    tensors = [framework.tensor(array, dtype) for array in arrays]
-    forward = {"ours": case.ours, "composed": _composed(case.ours)}
+    forward = {"ours": case.ours, "composed": composed(case.ours)}
     functions: dict[str, Any] = {}
     for name, function in forward.items():
         if direction != "forward":
@@ -79,9 +82,7 @@ def framework_calls(framework: Any, case: Case, dtype: str, direction: str) -> C
                 if isinstance(function, _Composed)
                 else framework.compile(function, compiler)
             )
-    return {
-        name: partial(_call, framework, function, tensors) for name, function in functions.items()
-    }
+    return functions
 
 
 class _Composed:
@@ -98,12 +99,14 @@ class _Composed:
         return _Composed(self.framework.compile(self.function, compiler), self.framework)
 
 
-def _composed(function: Callable[..., Any]) -> Callable[..., Any]:
-    def composed(*tensors: Any) -> Any:
+def composed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under the composition."""
+
+    def run(*tensors: Any) -> Any:
         with mlayers.use_kernels("composition"):
             return function(*tensors)
 
-    return composed
+    return run
 
 
 def _call(framework: Any, function: Any, tensors: list[Any]) -> Any:
@@ -115,17 +118,7 @@ def _call(framework: Any, function: Any, tensors: list[Any]) -> Any:
 def numpy_row(case: Case, dtype: str, direction: str, seconds: float) -> dict[str, Any]:
     """Ours, into fresh memory and with `out=`, beside what a NumPy user would write."""
     arrays = [array.astype(np.dtype(dtype)) for array in _arrays(case, direction)]
-    function: Any = case.ours
-    plain: Any = case.numpy
-    if direction != "forward":
-        function, plain = case.grad, case.numpy_grad
-    out = function(*arrays)
-    calls: Calls = {
-        "ours": lambda: function(*arrays),
-        "ours out=": lambda: function(*arrays, out=out),
-    }
-    if plain is not None:
-        calls["numpy"] = lambda: plain(*arrays)
+    calls = array_calls("numpy", case, arrays, direction)
     results = {column: _numbers(call()) for column, call in calls.items()}
     _check_equal(results, TOLERANCE[dtype], f"numpy: {case.op} {case.sizes} {direction}")
     floors = machine.best_fill(
@@ -139,18 +132,37 @@ def numpy_row(case: Case, dtype: str, direction: str, seconds: float) -> dict[st
     floor = min(found[name].median for name in floors)
     return {
         "framework": "numpy",
-        **_description(case, dtype, direction),
+        **description(case, dtype, direction),
         "us": {column: asdict(timing) for column, timing in found.items()},
         "peak_bytes": peaks,
         "ratio": {
-            "best": found["numpy"].median / min(ours, found["ours"].median)
-            if plain is not None
-            else None,
+            "best": ratios({column: found[column].median for column in calls})["best"],
             "floor": floor / ours,
             **{name: found[name].median / ours for name in floors},
         },
-        **_achieved(case, dtype, direction, ours),
+        **achieved(case, dtype, direction, ours),
     }
+
+
+def array_calls(library: str, case: Case, arrays: list[Any], direction: str) -> Calls:
+    """What a row of NumPy or CuPy compares: ours, ours into `out=`, and the library's own.
+
+    The last has the library's name, and is missing where nobody would write such a gradient.
+    """
+    function: Any = case.ours
+    plain: Any = case.numpy
+    if direction != "forward":
+        function, plain = case.grad, case.numpy_grad
+    out = function(*arrays)
+    for part in flat(out):
+        part.fill(np.nan)  # until a call writes it
+    calls: Calls = {
+        "ours": lambda: function(*arrays),
+        "ours out=": lambda: function(*arrays, out=out),
+    }
+    if plain is not None:
+        calls[library] = lambda: plain(*arrays)
+    return calls
 
 
 def overhead(framework: Any, seconds: float) -> dict[str, float]:
@@ -171,7 +183,7 @@ def _arrays(case: Case, direction: str) -> list[np.ndarray[Any, Any]]:
 
 def _numbers(result: Any) -> list[np.ndarray[Any, Any]]:
     """The arrays of a result as float64; those of torch know that they were differentiated."""
-    return [_number(array) for array in _flat(result)]
+    return [_number(array) for array in flat(result)]
 
 
 def _number(array: Any) -> np.ndarray[Any, Any]:
@@ -180,10 +192,11 @@ def _number(array: Any) -> np.ndarray[Any, Any]:
     return np.asarray(array).astype("float64")
 
 
-def _flat(result: Any) -> Iterator[Any]:
+def flat(result: Any) -> Iterator[Any]:
+    """The arrays of a result, which may be tuples in tuples."""
     if isinstance(result, tuple | list):
         for part in result:
-            yield from _flat(part)
+            yield from flat(part)
     else:
         yield result
 
@@ -198,11 +211,38 @@ def _check_equal(results: dict[str, Any], tolerance: float, what: str) -> None:
                 raise RuntimeError(f"bench: {what}: '{column}' and 'ours' differ")
 
 
-def _description(case: Case, dtype: str, direction: str) -> dict[str, Any]:
+def ratios(medians: Mapping[str, float]) -> dict[str, float | None]:
+    """The others' time over ours, by what is compared; None where there is nothing to compare.
+
+    Args:
+        medians: microseconds by column. Names of ours begin with "ours"; a compiler's name, or
+            "out=", follows after a space.
+    """
+
+    def ratio(keep: Callable[[str], bool]) -> float | None:
+        ours = [t for c, t in medians.items() if keep(c) and c.startswith("ours")]
+        others = [t for c, t in medians.items() if keep(c) and not c.startswith("ours")]
+        return min(others) / min(ours) if ours and others else None
+
+    return {
+        "eager": ratio(lambda column: " " not in column),
+        "compiled": ratio(lambda column: " " in column),
+        "best": ratio(lambda column: True),
+    }
+
+
+def best_of_ours(medians: Mapping[str, float]) -> float:
+    """The shortest time of ours."""
+    return min(median for column, median in medians.items() if column.startswith("ours"))
+
+
+def description(case: Case, dtype: str, direction: str) -> dict[str, Any]:
+    """What a row is about."""
     return {"op": case.op, "shape": list(case.sizes), "dtype": dtype, "direction": direction}
 
 
-def _achieved(case: Case, dtype: str, direction: str, microseconds: float) -> dict[str, Any]:
+def achieved(case: Case, dtype: str, direction: str, microseconds: float) -> dict[str, Any]:
+    """Bytes and operations of a row, and what came of them in a second."""
     moved = case.bytes_moved(direction, ITEMSIZE[dtype])
     operations = case.operations(direction)
     return {

@@ -26,7 +26,10 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], Any]], seconds: float, warm_up: int = 3
+    calls: Mapping[str, Callable[[], Any]],
+    seconds: float,
+    warm_up: int = 3,
+    finish: Callable[[Any], None] | None = None,
 ) -> dict[str, Timing]:
     """Time calls in turns for about `seconds` in all.
 
@@ -34,19 +37,21 @@ def interleave(
     takes another's out of the caches, is not always followed by the same one.
 
     Args:
-        calls: functions without arguments by name; each waits for its own result.
+        calls: functions without arguments by name. Without `finish`, each waits for its own result.
         seconds: how long to go on, in all; every call gets 7 bursts at least.
         warm_up: how often each is called before.
+        finish: for calls that only queue work on a device: given the result of the call before,
+            returns when the device has done all that is queued. It is called once a burst, before
+            the clock is stopped, and before it is started.
 
     Returns:
         A `Timing` for each.
     """
     repeats = {}
     for name, call in calls.items():
-        for _ in range(warm_up):
-            call()
+        _burst(call, warm_up, finish)
         start = time.perf_counter()
-        call()
+        _burst(call, 1, finish)
         repeats[name] = max(1, int(BURST / max(time.perf_counter() - start, 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
@@ -54,13 +59,18 @@ def interleave(
     while time.perf_counter() < end or len(next(iter(samples.values()))) < 7:
         shuffle(order)
         for name in order:
-            call = calls[name]
-            call()
+            _burst(calls[name], 1, finish)
             start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
+            _burst(calls[name], repeats[name], finish)
             samples[name].append((time.perf_counter() - start) / repeats[name] * 1e6)
     return {
         name: Timing(*map(float, np.percentile(times, (50, 10, 90))))
         for name, times in samples.items()
     }
+
+
+def _burst(call: Callable[[], Any], times: int, finish: Callable[[Any], None] | None) -> None:
+    for _ in range(times if finish is None else times - 1):
+        call()  # its result is dropped before the next call, which may take the same memory
+    if finish is not None:
+        finish(call())

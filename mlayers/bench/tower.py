@@ -34,12 +34,15 @@ ROUNDS = 5
 TRAINING = {"training step": "auto", "training step, XLA": True}
 
 
-def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
+def rows(framework_name: str, seconds: float, framework: Any = None) -> list[dict[str, Any]]:
     """Times a training step and a prediction with folded weights, on Keras' active backend.
+
+    Both end with numbers in Python, so that on a GPU too they have been computed.
 
     Args:
         framework_name: jax, tensorflow or torch; it must be the active backend.
         seconds: how long to spend on a row.
+        framework: how it is compiled and waited for; by default as on a CPU.
 
     Returns:
         One dict a row: `op`, `shape`, `direction`, `ours_us`, `stock_us`, `floor_us`, `ratio`
@@ -54,8 +57,9 @@ def rows(framework_name: str, seconds: float) -> list[dict[str, Any]]:
             f"bench.tower.rows: 'framework_name' must be Keras' backend, "
             f"{keras.backend.backend()}. Received: {framework_name!r}"
         )
+    framework = framework or FRAMEWORKS[framework_name]()
     found = [
-        _training_row(direction, jit_compile, seconds)
+        _training_row(framework, direction, jit_compile, seconds)
         for direction, jit_compile in TRAINING.items()
         if jit_compile == "auto" or framework_name == "tensorflow"
     ]
@@ -120,7 +124,9 @@ class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
         return hidden
 
 
-def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str, Any]:
+def _training_row(
+    framework: Any, direction: str, jit_compile: Any, seconds: float
+) -> dict[str, Any]:
     ours, stock, bare = _models(jit_compile)
     inputs, labels = _data(TRAIN_BATCH)
     losses = [
@@ -131,12 +137,12 @@ def _training_row(direction: str, jit_compile: Any, seconds: float) -> dict[str,
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
         "floor": lambda: bare.train_on_batch(inputs, labels),
-        "products": _step_products(),
+        "products": _step_products(framework),
     }
     return _row(direction, TRAIN_BATCH, calls, seconds)
 
 
-def _step_products() -> Callable[[], Any]:
+def _step_products(framework: Any) -> Callable[[], Any]:
     """The matrix products of a training step: outputs, gradients of kernels, of hidden inputs."""
     hidden = [INPUT_DIM, *OUTPUT_DIMS]
     layers = [(*dims, dims[0] != INPUT_DIM) for dims in zip(hidden, OUTPUT_DIMS, strict=False)]
@@ -158,7 +164,6 @@ def _step_products() -> Callable[[], Any]:
                 found.append(ops.matmul(grad, ops.transpose(kernel)))
         return found
 
-    framework = FRAMEWORKS[keras.backend.backend()]()
     # As Keras runs the step: torch eagerly.
     run = (
         products if framework.runs_eagerly else framework.compile(products, framework.compilers[0])
