@@ -7,8 +7,9 @@ Import this before loading a saved model: Keras finds only classes that have bee
 import mlayers.ops._symbolic  # noqa: F401  registers what a model that calls mlayers.ops refers to
 from mlayers.layers._fold import fold_weight_norm
 from mlayers.layers.dense import Dense
+from mlayers.layers.fid_counter import FidCounter
 from mlayers.layers.group_int import FFM, GroupInt
 from mlayers.layers.lhuc_tower import LHUCTower
 from mlayers.layers.mlp import MLP
 
-__all__ = ["FFM", "MLP", "Dense", "GroupInt", "LHUCTower", "fold_weight_norm"]
+__all__ = ["FFM", "MLP", "Dense", "FidCounter", "GroupInt", "LHUCTower", "fold_weight_norm"]

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import keras
+import numpy as np
 
 from mlayers import activations
 
@@ -41,6 +42,36 @@ def fraction(owner: str, argument: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise refuse(owner, argument, "must be a number from 0 to 1", value)
     return float(value)
+
+
+def finite(owner: str, argument: str, value: Any) -> float:
+    """A number that float32 has room for."""
+    limit = float(np.finfo("float32").max)
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) <= limit:
+        raise refuse(owner, argument, "must be a finite number in the range of float32", value)
+    return float(value)
+
+
+def segments(owner: str, names: Any, sizes: Any) -> tuple[list[str] | None, list[int] | None]:
+    """The fields that an input falls into: their names and widths, or `None` for both."""
+    if names is None and sizes is None:
+        return None, None
+    if names is None or sizes is None:
+        raise refuse(
+            owner, "segment_names", "and 'segment_sizes' go together, one is None", (names, sizes)
+        )
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+        raise refuse(owner, "segment_names", "must be a list of strings", names)
+    if not names or len(set(names)) != len(names):
+        raise refuse(owner, "segment_names", "must be different names, at least one", names)
+    if not isinstance(sizes, list | tuple) or not all(
+        isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in sizes
+    ):
+        raise refuse(owner, "segment_sizes", "must be a list of integers >= 0", sizes)
+    if len(sizes) != len(names):
+        rule = f"must have one size for each of the {len(names)} names"
+        raise refuse(owner, "segment_sizes", rule, sizes)
+    return list(names), [int(size) for size in sizes]
 
 
 def clipping(owner: str, argument: str, value: Any) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ MODELS = {
     "ops-functional",
     *(
         f"{layer}-{kind}"
-        for layer in ("dense", "mlp", "lhuc_tower", "group_int", "group_int_dot")
+        for layer in ("dense", "mlp", "lhuc_tower", "fid_counter", "group_int", "group_int_dot")
         for kind in ("functional", "subclassed")
     ),
 }

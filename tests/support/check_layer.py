@@ -32,7 +32,11 @@ def shapes_of(inputs: Any) -> Any:
 
 
 def tensors_of(inputs: Any, dtype: str = "float32") -> Any:
-    return keras.tree.map_structure(lambda x: keras.ops.convert_to_tensor(x, dtype=dtype), inputs)
+    """Tensors of a dtype; integers stay what they are."""
+    return keras.tree.map_structure(
+        lambda x: keras.ops.convert_to_tensor(x, dtype=None if x.dtype.kind in "iu" else dtype),
+        inputs,
+    )
 
 
 def built(make_layer: MakeLayer, inputs: Any, **kwargs: Any) -> keras.layers.Layer:
@@ -90,7 +94,7 @@ def symbolic_calls_agree_with_eager_ones(make_layer: MakeLayer, inputs: Any) -> 
     batch = keras.tree.flatten(inputs)[0].shape[0]
     for size in (batch, None):
         symbolic = keras.tree.map_structure(
-            lambda x, size=size: keras.KerasTensor((size, *x.shape[1:]), "float32"), inputs
+            lambda x, size=size: keras.KerasTensor((size, *x.shape[1:]), x.dtype.name), inputs
         )
         for answer in (layer(symbolic), layer.compute_output_spec(symbolic)):
             keras.tree.assert_same_structure(answer, eager)

@@ -38,12 +38,12 @@ class OneLayerModel(keras.Model):
 def shake_weights(layer: keras.layers.Layer) -> None:
     """Move every weight off its initial value; upwards, so that variances stay positive."""
     rng = np.random.default_rng(7)
-    for variable in layer.variables:
+    for variable in layer.weights:
         variable.assign(variable + rng.uniform(0.05, 0.3, variable.shape).astype("float32"))
 
 
 def symbolic_inputs(inputs: Any) -> Any:
-    return keras.tree.map_structure(lambda x: keras.Input(x.shape[1:]), inputs)
+    return keras.tree.map_structure(lambda x: keras.Input(x.shape[1:], dtype=x.dtype.name), inputs)
 
 
 def functional(layer: keras.layers.Layer, inputs: Any) -> keras.Model:
@@ -115,7 +115,7 @@ def _export_with_torch(model: keras.Model, flat: list[Any], folder: Path) -> lis
     import torch
 
     # torch.export fixes the sizes it sees unless told otherwise, so the example has our batch.
-    signature = [keras.InputSpec(shape=x.shape, dtype="float32") for x in flat]
+    signature = [keras.InputSpec(shape=x.shape, dtype=x.dtype.name) for x in flat]
     model.export(folder / "model.pt2", format="torch", input_signature=[signature], verbose=False)
     module = torch.export.load(folder / "model.pt2").module()
     served = module([torch.as_tensor(x) for x in flat])

@@ -19,6 +19,7 @@ from support.check_model import OneLayerModel, functional, predictions, shake_we
 RNG = np.random.default_rng(6)
 X = RNG.normal(size=(6, 7)).astype("float32")
 GATE = RNG.normal(size=(6, 4)).astype("float32")
+IDS = RNG.integers(-2, 12, (6, 3)).astype("int32")
 FIELDS = (
     [RNG.normal(size=(6, 4)).astype("float32") for _ in range(3)],
     [RNG.normal(size=(6, 4)).astype("float32") for _ in range(2)],
@@ -37,6 +38,7 @@ INPUTS = {
     "dense": X,
     "mlp": X,
     "lhuc_tower": (X, GATE),
+    "fid_counter": IDS,
     "group_int": FIELDS,
     "group_int_dot": FIELDS,
     "ops": [np.concatenate(fields, axis=1) for fields in FIELDS],
@@ -63,6 +65,7 @@ def make_layers() -> dict[str, keras.layers.Layer]:
             lhuc_kernel_regularizer=None,
             **NORMS,
         ),
+        "fid_counter": layers.FidCounter(10, threshold=5, step=0.5),
         "group_int": layers.GroupInt(
             use_attention=True, attention_units=[6, 1], regularizer="l2", out_type="stack"
         ),
