@@ -95,7 +95,7 @@ def load_weights(layer: Any, weights: Mapping[str, Any]) -> None:
 
 def _variables(layer: Any) -> dict[str, Any]:
     """The variables of a layer by the name that Monolith has for them, relative to the layer."""
-    paths = {v.path.removeprefix(f"{layer.path}/"): v for v in layer.variables}
+    paths = {v.path.removeprefix(f"{layer.path}/"): v for v in layer.weights}
     renamed = {}
     for path, variable in paths.items():
         for pattern, replacement in _RENAMES:

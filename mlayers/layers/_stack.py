@@ -69,17 +69,18 @@ class DenseStack(Layer):
         hidden = _checks.activation(owner, "activations", activations)
         return [hidden] * (self.n_layers - 1) + [None]
 
-    def _make_dense(self, name: str, index: int) -> Dense:
-        return Dense(
-            units=self.output_dims[index],
-            use_bias=self.use_bias,
-            kernel_initializer=self._kernel_initializers[index],
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            allow_kernel_norm=self.use_weight_norm,
-            kernel_norm_trainable=self.use_learnable_weight_norm,
+    def _make_dense(self, name: str, index: int, cls: type[Dense] = Dense, **options: Any) -> Dense:
+        defaults = {
+            "units": self.output_dims[index],
+            "use_bias": self.use_bias,
+            "kernel_initializer": self._kernel_initializers[index],
+            "kernel_regularizer": self.kernel_regularizer,
+            "bias_regularizer": self.bias_regularizer,
+            "allow_kernel_norm": self.use_weight_norm,
+            "kernel_norm_trainable": self.use_learnable_weight_norm,
             **self._child_options(name),
-        )
+        }
+        return cls(**{**defaults, **options})
 
     def _make_batch_norm(self, name: str) -> Any:
         return keras.layers.BatchNormalization(

@@ -3,15 +3,15 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from mlayers import activations as activations_lib
-from mlayers.layers import _checks, _options
+from mlayers.layers import _checks, _gates, _options
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import call_child, register
-from mlayers.layers._lhuc_block import LHUCBlock
+from mlayers.layers._lhuc_block import LHUCBlock, LHUCGate
 from mlayers.layers._stack import DenseStack
-from mlayers.layers.mlp import MLP
 
 
 @register
@@ -21,12 +21,16 @@ class LHUCTower(DenseStack):
     Each layer computes `h = activation(batch_norm(dense(h))) * gate(lhuc_input)`. Its gate is an
     MLP with relu inside and `2 * sigmoid` last: from 0 to 2 for each unit, 1 to leave it as it is.
 
+    That is Monolith's LHUC. Kuaishou's PPNet leaves the last layer ungated (`gate_last=False`);
+    PEPNet gates the inputs of all layers (`gate_on="input"`). In both the gates see a prior, the
+    `lhuc_input`, beside the dense input, which they do not train (`stop_gradient=True`).
+
     Args:
         output_dims: width of each layer.
         lhuc_output_dims: widths of the gates' layers. A list of lists gives each gate its own; the
-            last of each must be the width of the layer it gates. A list of integers gives all gates
-            the same, and the width of the layer is appended. `None` and `[]` are gates of one
-            layer.
+            last of each must be the width of what it gates, or `None`, which stands for it. A list
+            of integers gives all gates the same, and that width is appended. `None` and `[]` are
+            gates of one layer.
         activations: `None` is relu on all layers but the last; one activation is used on all layers
             but the last; a list has one for each layer. See `mlayers.activations.get`.
         initializers: of the kernels: one for all, or a list, as in `MLP`. A gate has the
@@ -43,15 +47,28 @@ class LHUCTower(DenseStack):
         batch_normalization_renorm_clipping: its limits, a dict with keys out of `rmin`, `rmax` and
             `dmax`.
         batch_normalization_renorm_momentum: of its statistics.
-        **kwargs: each option from `use_bias` on, with `lhuc_` before its name, is another value for
-            the gates alone (`lhuc_use_bias=False`); given as `None` it is `None` there. Then
-            `name`, `dtype`, `trainable` and other arguments of `keras.layers.Layer`.
+        gate_scale: the largest value of a gate, `gate_scale * sigmoid(logits)`.
+        gate_on: `"output"`, or `"input"` for `activation(batch_norm(dense(h * gate(lhuc_input))))`,
+            where a gate is as wide as the input of its layer.
+        gate_last: whether the last layer has a gate.
+        stop_gradient: whether the gates see the dense input as a constant, so that they do not
+            train what is below it. Of a pair they then see both inputs, and train what is below
+            `lhuc_input` alone: `concat([lhuc_input, stop_gradient(dense_input)])`.
+        identity_start: whether the gates start at 1, so that the tower starts as a plain MLP. Their
+            last kernels start as zeros, with weight norm as random columns of length zero. Not with
+            a weight norm that is not learnable, nor, where `gate_scale` is not 2, without a bias.
+        gate_dropout: rate at which training drops what goes into the last layer of a gate: its
+            hidden units, or the input of a gate of one layer.
+        **kwargs: each option from `use_bias` to `batch_normalization_renorm_momentum`, with `lhuc_`
+            before its name, is another value for the gates alone (`lhuc_use_bias=False`); given as
+            `None` it is `None` there. Then `name`, `dtype`, `trainable` and other arguments of
+            `keras.layers.Layer`.
 
     Call arguments:
         inputs: one tensor, which feeds the tower and the gates, or a pair
             `(dense_input, lhuc_input)`.
-        training: whether batch norms use the statistics of the batch; where nobody gives it,
-            they use the moving ones.
+        training: whether batch norms use the statistics of the batch, and gates drop units; where
+            nobody gives it, they use the moving ones, and drop none.
 
     Input shape: `(batch, ..., input_dim)`, or two such shapes with the same leading axes.
 
@@ -62,7 +79,7 @@ class LHUCTower(DenseStack):
             that is not a pair, a `lhuc_*` argument is unknown.
 
     Source: Swietojanski, Li and Renals, https://arxiv.org/abs/1601.02828; Monolith,
-    `native_training/layers/lhuc.py`.
+    `native_training/layers/lhuc.py`; PEPNet, https://arxiv.org/abs/2302.01115.
 
     Example:
         >>> import numpy as np
@@ -71,6 +88,13 @@ class LHUCTower(DenseStack):
         >>> tuple(tower((dense_input, lhuc_input)).shape)
         (2, 1)
     """
+
+    gate_scale: float
+    gate_on: str
+    gate_last: bool | None
+    stop_gradient: bool | None
+    identity_start: bool | None
+    gate_dropout: float
 
     _extra_params = tuple(f"lhuc_{name}" for name in _options.NAMES)
 
@@ -90,6 +114,13 @@ class LHUCTower(DenseStack):
         batch_normalization_renorm: bool = False,
         batch_normalization_renorm_clipping: dict[str, float] | None = None,
         batch_normalization_renorm_momentum: float = 0.99,
+        *,
+        gate_scale: float = 2.0,
+        gate_on: str = "output",
+        gate_last: bool = True,
+        stop_gradient: bool = False,
+        identity_start: bool = False,
+        gate_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         options = {
@@ -114,7 +145,20 @@ class LHUCTower(DenseStack):
         self._lhuc_options = _options.check(
             "LHUCTower", {k.removeprefix("lhuc_"): v for k, v in overrides.items()}, "lhuc_"
         )
-        self.lhuc_output_dims = self._gate_dims(lhuc_output_dims)
+        gating = {
+            "gate_scale": gate_scale,
+            "gate_on": gate_on,
+            "gate_last": gate_last,
+            "stop_gradient": stop_gradient,
+            "identity_start": identity_start,
+            "gate_dropout": gate_dropout,
+        }
+        for name, value in _gates.check(gating, self.n_layers).items():
+            setattr(self, name, value)
+        if self.identity_start:
+            _gates.check_identity_start(self.gate_scale, self.lhuc_params)
+        widths = _gates.gated_widths(self.output_dims, self.gate_on, self.gate_last)
+        self.lhuc_output_dims = _gates.dims(lhuc_output_dims, widths)
         self._batch_norm = (
             self._make_batch_norm("batch_norm") if self.enable_batch_normalization else None
         )
@@ -136,40 +180,52 @@ class LHUCTower(DenseStack):
             )
         return self._lhuc_options.get(name, getattr(self, name))
 
-    def gates(self, lhuc_input: Any) -> list[Any]:
-        """Returns what the gates multiply each layer by: one (batch, ..., units) tensor a layer.
+    def gates(self, inputs: Any) -> list[Any]:
+        """Returns what the gates multiply by in inference, one tensor for each gated layer.
 
         Args:
-            lhuc_input: the tensor that feeds the gates; not a `keras.Input`, because a functional
-                model cannot hold several layers named `lhuc`.
+            inputs: what the tower takes, or, of a pair, the one tensor that feeds the gates; not a
+                `keras.Input`, because a functional model cannot hold several layers named `lhuc`.
+
+        Raises:
+            ValueError: the tower is not built, or for other inputs.
         """
-        return [2 * ops.sigmoid(block.gate(lhuc_input)) for block in self._blocks]
+        if self._input_dims is None:
+            rule = "must be built: call it, or its build(input_shape), first"
+            raise ValueError(f"LHUCTower.gates: the tower {rule}. Received: {self.name!r}")
+        inputs = keras.tree.map_structure(
+            lambda x: ops.convert_to_tensor(x, dtype=self.compute_dtype), inputs
+        )
+        if _gates.is_tensor(inputs) and self._input_dims[0] != self._input_dims[1]:
+            gate_input = inputs
+            if gate_input.shape[-1] != self._input_dims[1]:
+                rule = "must be what the tower takes, or the tensor that feeds its gates, with last"
+                rule += f" axes {self._input_dims}"
+                raise _checks.refuse("LHUCTower.gates", "inputs", rule, tuple(inputs.shape))
+        else:
+            _, gate_input = self._split(inputs)
+        return [block.gate.values(gate_input) for block in self._blocks if block.gate is not None]
 
     def build(self, input_shape: Any) -> None:
         """Builds the batch norm and every layer with its gate."""
-        hidden_shape, lhuc_input_shape = _pair(input_shape, _is_shape, "inputs.shape")
-        self._input_dims = hidden_shape[-1], lhuc_input_shape[-1]
+        hidden_shape, gate_input_shape = _gates.split_shapes(input_shape, self.stop_gradient)
+        self._input_dims = hidden_shape[-1], gate_input_shape[-1]
+        if self.gate_on == "input":
+            self._make_first_gate(hidden_shape[-1])
         if self._batch_norm is not None:
             self._batch_norm.build(hidden_shape)
         for block in self._blocks:
-            block.build(hidden_shape, lhuc_input_shape)
-            hidden_shape = block.compute_output_shape(hidden_shape, lhuc_input_shape)
+            block.build(hidden_shape, gate_input_shape)
+            hidden_shape = block.compute_output_shape(hidden_shape, gate_input_shape)
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Runs the tower; `training` is for the batch norms."""
-        hidden, lhuc_input = _pair(inputs, _is_tensor, "inputs")
-        _check_leading_axes(tuple(hidden.shape), tuple(lhuc_input.shape))
-        if (hidden.shape[-1], lhuc_input.shape[-1]) != self._input_dims:
-            raise ValueError(
-                f"LHUCTower: 'inputs' must have the last axes they were built with, "
-                f"{self._input_dims}. "
-                f"Received: inputs.shape={(tuple(hidden.shape), tuple(lhuc_input.shape))}"
-            )
+        """Runs the tower; `training` is for the batch norms and `gate_dropout`."""
+        hidden, gate_input = self._split(inputs)
         if self._batch_norm is not None:
             hidden = self._batch_norm(hidden, training=training)
         for block in self._blocks:
-            hidden = call_child(block, hidden, lhuc_input, training=training)
+            hidden = call_child(block, hidden, gate_input, training=training)
         return hidden
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -178,8 +234,7 @@ class LHUCTower(DenseStack):
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the outputs."""
-        hidden_shape, lhuc_input_shape = _pair(input_shape, _is_shape, "inputs.shape")
-        _check_leading_axes(hidden_shape, lhuc_input_shape)
+        hidden_shape, _ = _gates.split_shapes(input_shape, self.stop_gradient)
         return (*hidden_shape[:-1], self.output_dims[-1])
 
     def get_config(self) -> dict[str, Any]:
@@ -189,78 +244,51 @@ class LHUCTower(DenseStack):
             **super().get_config(),
             "lhuc_output_dims": [list(dims) for dims in self.lhuc_output_dims],
             "activations": [activations_lib.serialize(block.activation) for block in self._blocks],
+            **{name: getattr(self, name) for name in _gates.NAMES},
             **{f"lhuc_{name}": value for name, value in overrides.items()},
         }
 
-    def _gate_dims(self, lhuc_output_dims: Any) -> list[list[int]]:
-        if lhuc_output_dims is None or lhuc_output_dims in ([], ()):
-            return [[dim] for dim in self.output_dims]
-        if not isinstance(lhuc_output_dims, list | tuple) or not (
-            all(isinstance(dims, list | tuple) for dims in lhuc_output_dims)
-            or not any(isinstance(dims, list | tuple) for dims in lhuc_output_dims)
-        ):
-            rule = "must be a list of integers or a list of lists of integers"
-            raise _checks.refuse("LHUCTower", "lhuc_output_dims", rule, lhuc_output_dims)
-        if not isinstance(lhuc_output_dims[0], list | tuple):
-            hidden = _checks.dims("LHUCTower", "lhuc_output_dims", lhuc_output_dims)
-            return [[*hidden, dim] for dim in self.output_dims]
-        gates = [
-            _checks.dims("LHUCTower", f"lhuc_output_dims[{i}]", dims)
-            for i, dims in enumerate(
-                _checks.per_layer("LHUCTower", "lhuc_output_dims", lhuc_output_dims, self.n_layers)
+    def _split(self, inputs: Any) -> tuple[Any, Any]:
+        """Returns the dense input and what feeds the gates."""
+        hidden, gate_input = _gates.split(inputs, self.stop_gradient)
+        if (hidden.shape[-1], gate_input.shape[-1]) != self._input_dims:
+            raise ValueError(
+                f"LHUCTower: 'inputs' must have the last axes they were built with, "
+                f"{self._input_dims}. "
+                f"Received: inputs.shape={(tuple(hidden.shape), tuple(gate_input.shape))}"
             )
-        ]
-        for i, (dims, dim) in enumerate(zip(gates, self.output_dims, strict=True)):
-            if dims[-1] != dim:
-                rule = f"must end in output_dims[{i}]={dim}"
-                raise _checks.refuse("LHUCTower", f"lhuc_output_dims[{i}]", rule, dims)
-        return gates
+        return hidden, gate_input
+
+    def _make_first_gate(self, width: int) -> None:
+        """Makes the gate on the input, unless `lhuc_output_dims` said how wide that is."""
+        dims = self.lhuc_output_dims[0]
+        if dims[-1] is not None:
+            _gates.check_width(0, dims, "inputs.shape[-1]", width)
+        elif self._blocks[0].gate is None:
+            self._blocks[0].gate = self._make_gate(0, [*dims[:-1], width])
 
     def _make_block(self, index: int, activation: Any) -> LHUCBlock:
         is_last = index == self.n_layers - 1
         normalised = self.enable_batch_normalization and not is_last
+        gates = self.lhuc_output_dims
+        # Of unknown width: made by build.
+        has_gate = index < len(gates) and gates[index][-1] is not None
         return LHUCBlock(
             dense=self._make_dense("dense", index),
             batch_norm=self._make_batch_norm("batch_norm") if normalised else None,
             activation=activations_lib.get(activation, **self._child_options("activation")),
-            # Ends in logits: the block applies the 2 * sigmoid.
-            gate=MLP(
-                self.lhuc_output_dims[index],
-                initializers=fresh(self.initializers[index], index, 1),
-                **{name: self.lhuc_params(name) for name in _options.NAMES},
-                **self._child_options("lhuc"),
-            ),
+            gate=self._make_gate(index, gates[index]) if has_gate else None,
+            gate_on=self.gate_on,
             **self._child_options(f"layer_{index + 1}"),
         )
 
-
-def _check_leading_axes(hidden_shape: Any, lhuc_input_shape: Any) -> None:
-    leading = zip(hidden_shape[:-1], lhuc_input_shape[:-1], strict=False)
-    if not 1 < len(hidden_shape) == len(lhuc_input_shape) or any(
-        a is not None and b is not None and a != b for a, b in leading
-    ):
-        raise ValueError(
-            "LHUCTower: 'inputs' must be two tensors with the same leading axes, at least one. "
-            f"Received: inputs.shape={(tuple(hidden_shape), tuple(lhuc_input_shape))}"
+    def _make_gate(self, index: int, output_dims: list[Any]) -> LHUCGate:
+        return LHUCGate(
+            output_dims,
+            scale=self.gate_scale,
+            dropout=self.gate_dropout,
+            identity_start=self.identity_start,
+            initializers=fresh(self.initializers[index], index, 1),
+            **{name: self.lhuc_params(name) for name in _options.NAMES},
+            **self._child_options("lhuc"),
         )
-
-
-def _is_shape(shape: Any) -> bool:
-    return all(size is None or isinstance(size, int) for size in shape)
-
-
-def _is_tensor(tensor: Any) -> bool:
-    return not isinstance(tensor, list | tuple | dict)
-
-
-def _pair(inputs: Any, is_one: Any, name: str) -> tuple[Any, Any]:
-    """Returns the tower's and the gates' input (or its shape), of one for both or of a pair."""
-    if is_one(inputs):
-        return inputs, inputs
-    if not isinstance(inputs, list | tuple) or len(inputs) != 2 or not all(map(is_one, inputs)):
-        length = f"{len(inputs)} entries" if isinstance(inputs, list | tuple) else type(inputs)
-        raise ValueError(
-            f"LHUCTower: 'inputs' must be one tensor or a pair (dense_input, lhuc_input). "
-            f"Received: {name} with {length}"
-        )
-    return inputs[0], inputs[1]
