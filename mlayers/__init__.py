@@ -24,7 +24,7 @@ from mlayers.threads import (
 
 __version__ = version("mlayers")
 
-_LOADED_ON_USE = ("activations", "layers", "monolith")  # they import Keras
+_LOADED_ON_USE = ("activations", "insight", "layers", "monolith")  # they import Keras
 
 __all__ = [  # noqa: PLE0604
     "get_num_threads",

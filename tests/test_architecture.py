@@ -20,7 +20,7 @@ MODULES = sorted({op.module for op in OPS.values()})
 FLOORS = [
     {"mlayers.__main__", "mlayers.bench", "mlayers.train"},
     {"mlayers.monolith"},
-    {"mlayers.layers"},
+    {"mlayers.insight", "mlayers.layers"},  # MLP.feature_insight makes a report
     {"mlayers.activations", "mlayers.params"},
     {"mlayers", "mlayers.show_config", "mlayers.threads"},  # re-exports the ops
     {"mlayers.ops"},

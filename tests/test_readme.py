@@ -19,7 +19,8 @@ from support import libraries
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 NEEDS_KERAS = tuple(
-    f"mlayers.{name}" for name in ("activations", "bridges.", "layers", "monolith", "params")
+    f"mlayers.{name}"
+    for name in ("activations", "bridges.", "insight", "layers", "monolith", "params")
 )
 
 has_keras = "KERAS_BACKEND" in os.environ

@@ -38,6 +38,9 @@ class MLP(DenseStack):
         batch_normalization_renorm_clipping: its limits, a dict with keys out of `rmin`, `rmax` and
             `dmax`.
         batch_normalization_renorm_momentum: of its statistics.
+        segment_names: names of the fields that the input consists of, in the order of its columns;
+            for `feature_insight`, on the outputs they have no influence.
+        segment_sizes: how many columns each field has; they add up to the width of the input.
         **kwargs: `name`, `dtype`, `trainable` and other arguments of `keras.layers.Layer`.
 
     Input shape: `(batch, ..., input_dim)`.
@@ -71,6 +74,8 @@ class MLP(DenseStack):
         batch_normalization_renorm: bool = False,
         batch_normalization_renorm_clipping: dict[str, float] | None = None,
         batch_normalization_renorm_momentum: float = 0.99,
+        segment_names: Any = None,
+        segment_sizes: Any = None,
         **kwargs: Any,
     ) -> None:
         options = {
@@ -91,6 +96,9 @@ class MLP(DenseStack):
             for i, activation in enumerate(self._activation_per_layer(activations))
         ]
         self._stacked_layers = self._make_stack()
+        self.segment_names, self.segment_sizes = _checks.segments(
+            "MLP", segment_names, segment_sizes
+        )
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def get_layer(self, index: int) -> Any:
@@ -105,8 +113,38 @@ class MLP(DenseStack):
             raise _checks.refuse("MLP.get_layer", "index", rule, index)
         return self._stacked_layers[index]
 
+    def feature_insight(self, inputs: Any, label: Any = None, batch_size: int = 4096) -> Any:
+        """Returns how much each field of the input adds to the first dense layer.
+
+        Args:
+            inputs: (B, N), what this layer receives.
+            label: (B,) numbers to correlate the contributions with.
+            batch_size: how many rows are computed at once.
+
+        Returns:
+            A `mlayers.insight.FeatureInsightReport`.
+
+        Raises:
+            ValueError: `segment_names` and `segment_sizes` were not given to the constructor, the
+                layer is not built, `inputs` or `label` has a wrong shape.
+
+        Example:
+            >>> import numpy as np
+            >>> mlp = MLP([4, 1], segment_names=["user", "price"], segment_sizes=[2, 1])
+            >>> x = np.ones((5, 3), "float32")
+            >>> mlp.build(x.shape)
+            >>> [row.name for row in mlp.feature_insight(x).rows]
+            ['user', 'price']
+        """
+        from mlayers.insight import feature_insight_report  # which knows this class
+
+        return feature_insight_report(self, inputs, label=label, batch_size=batch_size)
+
     def build(self, input_shape: Any) -> None:
         """Builds every layer of the stack."""
+        if self.segment_sizes is not None and sum(self.segment_sizes) != input_shape[-1]:
+            rule = f"must add up to the width of the input, {input_shape[-1]}"
+            raise _checks.refuse("MLP", "segment_sizes", rule, list(self.segment_sizes))
         shape = input_shape
         for layer in self._stacked_layers:
             layer.build(shape)
@@ -129,7 +167,13 @@ class MLP(DenseStack):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor arguments, ready for JSON."""
         activations = [activations_lib.serialize(a) for a in self._activations]
-        return {**super().get_config(), "activations": activations}
+        names, sizes = self.segment_names, self.segment_sizes
+        return {
+            **super().get_config(),
+            "activations": activations,
+            "segment_names": None if names is None else list(names),
+            "segment_sizes": None if sizes is None else list(sizes),
+        }
 
     def _make_stack(self) -> list[Any]:
         stack = []

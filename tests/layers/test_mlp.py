@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from mlayers.insight import feature_insight_report
 from mlayers.layers import MLP, Dense
 from support.check_layer import CHECKS, SLOW_CHECKS, check_layer, shapes_of, tensors_of
 from support.check_model import mask_passes_through
@@ -15,6 +16,7 @@ from support.frameworks import to_numpy
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(6, 7)).astype("float32")
+SAVING = ["saved_functional_model_predicts_the_same", "saved_subclassed_model_predicts_the_same"]
 X3 = RNG.normal(size=(4, 3, 7)).astype("float32")
 
 RICH = {
@@ -163,6 +165,76 @@ def test_regularizers_survive_the_config():
         )
     assert len(layer.losses) == 6
     assert config == kept
+
+
+SEGMENTS = {"segment_names": ["user", "item"], "segment_sizes": [4, 3]}
+
+
+def test_segments_are_kept_and_change_nothing_else():
+    plain, named = (MLP([8, 3], name="mlp", **options) for options in ({}, SEGMENTS))
+    config = named.get_config()
+    assert {name: config.pop(name) for name in SEGMENTS} == SEGMENTS
+    expected = plain.get_config()
+    assert {name: expected.pop(name) for name in SEGMENTS} == dict.fromkeys(SEGMENTS)
+    assert config == expected
+    assert MLP.from_config(expected).segment_names is None  # as files of before have it
+    for layer in (plain, named):
+        layer.build(shapes_of(X))
+    named.set_weights(plain.get_weights())
+    np.testing.assert_array_equal(*(to_numpy(layer(tensors_of(X))) for layer in (plain, named)))
+
+
+@pytest.mark.parametrize("check", ["config_round_trips", *SAVING])
+def test_segments_are_saved(check):
+    check_layer(check, partial(MLP, **RICH, **SEGMENTS), X)
+
+
+def test_segments_may_be_tuples_of_numpy_integers():
+    layer = MLP([1], segment_names=("user", "item"), segment_sizes=(np.int64(4), 3))
+    assert {name: layer.get_config()[name] for name in SEGMENTS} == SEGMENTS
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "words"),
+    [
+        (["user", "item"], None, "'segment_names' and 'segment_sizes' go together"),
+        (None, [4, 3], "'segment_names' and 'segment_sizes' go together"),
+        (["user"], [4, 3], "'segment_sizes' must have one size for each of the 1 names"),
+        (["user", "user"], [4, 3], "'segment_names' must be different names"),
+        (["user", 3], [4, 3], "'segment_names' must be a list of strings"),
+        ("ui", [4, 3], "'segment_names' must be a list of strings"),
+        (["user", "item"], [4, -3], "'segment_sizes' must be a list of integers >= 0"),
+        (["user", "item"], [4, True], "'segment_sizes' must be a list of integers >= 0"),
+        (["user", "item"], 7, "'segment_sizes' must be a list of integers >= 0"),
+        ([], [], "'segment_names' must be different names, at least one"),
+    ],
+)
+def test_bad_segments_are_refused(names, sizes, words):
+    with pytest.raises(ValueError, match=f"^MLP: {words}.*Received: "):
+        MLP([8, 3], segment_names=names, segment_sizes=sizes)
+
+
+def test_segments_must_fit_the_input():
+    layer = MLP([8, 3], segment_names=["user", "item"], segment_sizes=[4, 4])
+    words = r"^MLP: 'segment_sizes' must add up to the width of the input, 7. Received: \[4, 4\]"
+    with pytest.raises(ValueError, match=words):
+        layer.build(shapes_of(X))
+
+
+def test_feature_insight_knows_the_segments():
+    layer = make(output_dims=[8, 3], **SEGMENTS)
+    label = np.arange(6)
+    report = layer.feature_insight(X, label=label)
+    assert report == feature_insight_report(layer, X, label=label, batch_size=4096)
+    assert report == feature_insight_report(layer, X, *SEGMENTS.values(), label=label)
+    assert [row.name for row in report.rows] == SEGMENTS["segment_names"]
+    other = feature_insight_report(layer, X, ["all"], [7])
+    assert [row.name for row in other.rows] == ["all"]
+
+
+def test_feature_insight_needs_the_segments():
+    with pytest.raises(ValueError, match=r"'segment_names' and 'segment_sizes' must be given"):
+        make(output_dims=[8, 3]).feature_insight(X)
 
 
 @pytest.mark.parametrize(
