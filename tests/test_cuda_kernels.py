@@ -14,6 +14,8 @@ from mlayers.op import OPS
 from support import cuda_cases, emulated_cuda, emulator
 from support.op_examples import DTYPES
 
+pytestmark = pytest.mark.skipif(not emulator.IS_HERE, reason="the emulator needs Linux")
+
 MODULES = sorted({op.module for op in OPS.values()})
 TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-6, "float64": 1e-14}
 

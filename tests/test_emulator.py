@@ -11,6 +11,7 @@ import pytest
 
 from support import emulator
 
+pytestmark = pytest.mark.skipif(not emulator.IS_HERE, reason="the emulator needs Linux")
 SOURCE = """
 template <class T>
 __device__ __forceinline__ T warp_sum(T x) {

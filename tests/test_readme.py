@@ -27,7 +27,7 @@ has_keras = "KERAS_BACKEND" in os.environ
 
 
 def test_readme_has_snippets():
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -39,6 +39,16 @@ def test_readme_snippet(number):
     name = "numpy" if "cupy" not in source else "emulated" if driver.why_not() else "cupy"
     with libraries.library(name):
         exec(compile(source, f"README snippet {number}", "exec"), {"mlayers": mlayers})
+
+
+def test_porting_page():
+    """Its blocks, one after the other."""
+    if not has_keras:
+        pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
+    page = (Path(mlayers.__file__).parent / "PORTING.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len(blocks) == 8
+    exec(compile("\n".join(blocks), "PORTING.md", "exec"), {})
 
 
 def modules():

@@ -29,10 +29,8 @@ def test_the_notebooks_are_these():
 def test_runs_and_draws(name, tmp_path):
     notebook = read(name)
     os.environ.setdefault("MLAYERS_NOTEBOOK_SECONDS", "0.02")
-    client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute()
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= PICTURES[name]

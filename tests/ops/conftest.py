@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from support import libraries
+from support import emulator, libraries
 
 # The same in every environment, so only where no framework is tested.
 LIBRARIES = ["numpy"]
 if "KERAS_BACKEND" not in os.environ:
-    LIBRARIES += [pytest.param("cupy", marks=pytest.mark.gpu), "emulated"]
+    LIBRARIES += [pytest.param("cupy", marks=pytest.mark.gpu)]
+    LIBRARIES += ["emulated"] if emulator.IS_HERE else []
 
 
 @pytest.fixture(params=LIBRARIES)

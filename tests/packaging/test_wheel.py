@@ -69,6 +69,8 @@ def test_wheel_holds_mlayers_and_nothing_else(wheel):
     assert sources <= set(names), "a subpackage is missing in [tool.setuptools] packages"
     assert {
         "mlayers/py.typed",
+        "mlayers/CHANGELOG.md",
+        "mlayers/PORTING.md",
         "mlayers/bridges/README.md",
         *(f"mlayers/bridges/libmlayers_{name}.so.1" for name in BRIDGES),
         "mlayers/kernels_cu/__init__.py",

@@ -27,6 +27,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+IS_HERE = sys.platform == "linux"  # whether it can run on this system
 HEADERS = ("emulator.h", "emulator_threads.h")
 # Kernels may look at the same bytes as several types, as in CUDA. The sanitizer's functions are our
 # own, at the end of emulator.h; so the library that it comes with is not linked.

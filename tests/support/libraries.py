@@ -61,8 +61,10 @@ def library(name: str) -> Iterator[Library]:
 
         yield Library("cupy", "cupy", cupy)
     else:
-        from support import emulated_cuda, emulated_cupy
+        from support import emulated_cuda, emulated_cupy, emulator
 
+        if not emulator.IS_HERE:
+            pytest.skip("the emulator needs Linux")
         before = sys.modules.get("cupy")
         sys.modules["cupy"] = emulated_cupy  # type: ignore[assignment]
         try:
