@@ -13,11 +13,18 @@
 //                              bytes                              operations
 //     ffm_multiply             1.07 GB out + 0.13 in, 281 us      0.27 G, 4 us
 //     ffm_multiply_grad        1.07 GB + 0.27, 312 us             1.07 G, 18 us
-//     ffm_dot                  0.07 GB out + 0.13 in, 47 us       0.54 G, 9 us; 1/2 of a SM's reads
-//                                                                 of shared memory at that speed
-//     ffm_dot_grad             0.07 GB + 0.27, 78 us              1.07 G, 18 us; 1/2 likewise
+//     .._left_grad, _right_    2 x 1.07 GB + 0.27, 562 us         1.07 G, 18 us
+//     ffm_dot                  0.07 GB out + 0.13 in, 47 us       0.54 G, 9 us
+//     ffm_dot_grad             0.07 GB + 0.27, 78 us              1.07 G, 18 us
 //
-// bfloat16 has half the bytes and the same operations.
+// bfloat16 has half the bytes and the same operations. What else could hold a kernel up, on paper,
+// with 132 SMs at 1.75 GHz, to each of which memory then brings 18.6 bytes a cycle:
+//
+//     ffm_multiply         10 instructions for 512 bytes of a warp, 28 cycles: 1/10 of their slots
+//     ffm_multiply_grad    85 for 2 KB, 110 cycles: 1/5; 16 shuffles, 1/7 of theirs. 28 warps have
+//                          57 KB under way, where 23 KB hide a latency of 700 ns
+//     ffm_dot              64 reads of shared memory a row, of 165 cycles: 2/5; its 4 x 4 tiles
+//     ffm_dot_grad         128 of 275 cycles: 1/2
 //
 // Compiled in: VEC, elements of a vector of at most 16 bytes, divides D; PER_LANE, right fields of
 // a lane in ffm_multiply_grad; VEC_R divides R.
