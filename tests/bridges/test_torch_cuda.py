@@ -87,6 +87,8 @@ def test_sizes_that_do_not_fit_are_the_front_doors_error(on_the_gpu):
 
 @pytest.mark.parametrize("name", OPS)
 def test_torch_knows_a_kernel_for_cuda(on_the_gpu, name):
+    if why := native.bridge("torch")._refused.get(name):
+        pytest.skip(f"this torch cannot have the op: {why}")
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mlayers::{name}", "CUDA")
 
 
