@@ -42,6 +42,7 @@ def plan(
     return made
 
 
+@functools.cache
 def has(op: str) -> bool:
     """Whether there is a kernel for any shapes of this op."""
     return Path(__file__).with_name(f"{module_of(op)}.cu").exists()

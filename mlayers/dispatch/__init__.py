@@ -104,5 +104,5 @@ def _run_bridged(
             return tuple(bridge.run(op, tensors, values))
     if path == "auto":
         return composition.run(op, tensors, values)
-    why = f"{library} has none for these tensors" if bridge else native.why_not(library)
+    why = f"{library} has no such kernel for them" if bridge else native.why_not(library)
     raise RuntimeError(f"{op.name}: the path '{path}' is forced, but {why}.")

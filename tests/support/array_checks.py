@@ -185,8 +185,11 @@ class ArrayChecks:
             if len(results) > 1 and results[0].size and results[0].shape == results[1].shape:
                 with pytest.raises(ValueError, match="must not share memory"):
                     fn(*made, **example.attributes, out=(results[0], results[0]))
+                return
+        pytest.skip("no two results of one shape")
 
     def test_out_may_be_an_input(self, library, example):
+        tried = False
         for fn, arrays in self.calls(example):
             expected = as_tuple(fn(*arrays, **example.attributes))
             if len(expected) == 1 and expected[0].shape == arrays[0].shape:
@@ -194,6 +197,9 @@ class ArrayChecks:
                 found = fn(*made, **example.attributes, out=made[0])
                 assert found is made[0]
                 check_results(library.numpy(found), expected, "float32")
+                tried = True
+        if not tried:
+            pytest.skip("no result has the shape of an input")
 
     def test_bad_call(self, library, bad):
         if any(isinstance(v, np.ndarray) and v.dtype.hasobject for v in bad.changes.values()):

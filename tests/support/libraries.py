@@ -22,7 +22,6 @@ class Library:
         self.name = name
         self.kernels = kernels
         self.module = module
-        self.paths = ("auto", kernels, "reference", "composition")
 
     def array(self, value: Any) -> Any:
         """A NumPy array as one of the library; anything else, and masked arrays, as it is."""
