@@ -7,25 +7,13 @@ import pytest
 
 from mlayers.layers import MLP, LHUCTower
 from support.check_layer import shapes_of, tensors_of
-from support.check_model import functional, shake_weights
+from support.check_model import functional
 from support.frameworks import to_numpy, value_and_grads
+from support.towers import TANH, make, sigmoid
 
 RNG = np.random.default_rng(9)
 X = RNG.normal(size=(6, 7)).astype("float32")
 GATE = RNG.normal(size=(6, 4)).astype("float32")
-TANH = {"output_dims": [5, 3], "activations": "tanh"}
-
-
-def make(inputs, **options):
-    """A built tower whose weights are off their initial values."""
-    layer = LHUCTower(**{**TANH, **options})
-    layer.build(shapes_of(inputs))
-    shake_weights(layer)
-    return layer
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 # --- stop_gradient ---

@@ -9,9 +9,10 @@ import pytest
 
 from mlayers import monolith
 from mlayers.layers import LHUCTower, fold_weight_norm
-from support.check_layer import CHECKS, SLOW_CHECKS, check_layer, shapes_of, tensors_of
-from support.check_model import functional, shake_weights
+from support.check_layer import CHECKS, SLOW_CHECKS, check_layer, tensors_of
+from support.check_model import functional
 from support.frameworks import to_numpy
+from support.towers import TANH, make, sigmoid
 
 RNG = np.random.default_rng(9)
 X = RNG.normal(size=(6, 7)).astype("float32")
@@ -19,7 +20,6 @@ GATE = RNG.normal(size=(6, 4)).astype("float32")
 
 PPNET = {"gate_last": False, "stop_gradient": True}
 PEPNET = {"gate_on": "input", "stop_gradient": True}
-TANH = {"output_dims": [5, 3], "activations": "tanh"}
 CASES = {
     "ppnet": ({**TANH, "lhuc_output_dims": [6], **PPNET}, (X, GATE)),
     "pepnet": ({**TANH, "lhuc_output_dims": [6], "lhuc_use_weight_norm": False, **PEPNET}, X),
@@ -67,18 +67,6 @@ def test_is_a_good_keras_layer_compiled(check):
 )
 def test_is_a_good_keras_layer_with_dropout(check):
     check_layer(check, partial(LHUCTower, **DROPOUT), (X, GATE))
-
-
-def make(inputs, **options):
-    """A built tower whose weights are off their initial values."""
-    layer = LHUCTower(**{**TANH, **options})
-    layer.build(shapes_of(inputs))
-    shake_weights(layer)
-    return layer
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def values(layer, part):
