@@ -18,6 +18,7 @@ torch those compute float64 in float32.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ _functions: dict[tuple[str, tuple[Any, ...]], Callable[..., Any]] = {}
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Compute `op` on checked tensors; differentiable, under every transformation."""
-    if op.gradient is None:
+    if op.gradient is None or _becomes_onnx():
         return compose(op, tensors, values)
     key = (op.name, values)
     if key not in _functions:
@@ -63,6 +64,16 @@ def compose(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[An
     wide = [widened(tensor) for tensor in tensors]
     result = op.composition(keras.ops, *wide, **op.named(values))
     return narrowed(result if len(op.outputs) > 1 else (result,), tensors[0])
+
+
+def _becomes_onnx() -> bool:
+    """Whether torch translates to ONNX; `torch.clip`, for one, not inside an autograd function."""
+    onnx = sys.modules.get("torch.onnx")
+    return bool(getattr(onnx, "is_in_onnx_export", bool)())  # bool() is False: not here
+
+
+# For torch.compile, as in native.py: it cannot trace how modules are looked up.
+_becomes_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _with_gradient(op: Op, values: tuple[Any, ...]) -> Callable[..., Any]:

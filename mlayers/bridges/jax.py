@@ -72,7 +72,9 @@ def probe(dtype: str) -> None:
 
 def serves(op: Op, tensors: Sequence[Any]) -> bool:
     """Whether there is a kernel for the dtype; for which platform is known only when lowering."""
-    return tensors[0].dtype in _DTYPES
+    # jax2onnx lowers nothing: it translates the primitives of a traced program, JAX's own alone.
+    leaves = isinstance(tensors[0], jax.core.Tracer) and native.called_from("jax2onnx")
+    return tensors[0].dtype in _DTYPES and not leaves
 
 
 def path(tensors: Sequence[Any]) -> str:
@@ -274,9 +276,5 @@ def _call_native(op: Op, values: tuple[Any, ...], *tensors: Any) -> tuple[Any, .
     ints, floats = op.encode(values)
     shapes = op.shapes(*(tensor.shape for tensor in tensors), **op.named(values))
     results = [jax.ShapeDtypeStruct(shape, tensors[0].dtype) for shape in shapes]
-    call = jax.ffi.ffi_call(TARGET, results)
-    return tuple(
-        call(
-            *tensors, op=op.name, ints=np.array(ints, np.int64), floats=np.array(floats, np.float64)
-        )
-    )
+    attributes = {"ints": np.array(ints, np.int64), "floats": np.array(floats, np.float64)}
+    return tuple(jax.ffi.ffi_call(TARGET, results)(*tensors, op=op.name, **attributes))

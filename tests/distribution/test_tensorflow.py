@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tf.distribute.MirroredStrategy` on two devices trains as one device does, with the kernels."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+if os.environ.get("KERAS_BACKEND") != "tensorflow":
+    pytest.skip("KERAS_BACKEND is not tensorflow", allow_module_level=True)
+
+from support.train_steps import STEPS
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """From a process of its own: devices can be divided only before TensorFlow uses them."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "support.tensorflow_training"],
+        env={
+            **os.environ,
+            "MLAYERS_KERNELS": "auto",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("loop", ["fit", "custom"])
+def test_trains_as_one_device_does(seen, loop):
+    one, two = seen[f"{loop} one"], seen[f"{loop} two"]
+    assert (one["replicas"], two["replicas"]) == (1, 2)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
+    assert two["error"] < 1e-4
+    assert len(set(one["losses"])) == STEPS
+
+
+def test_kernels_are_in_the_graph(seen):
+    """On each device two products and three gates, and their gradients."""
+    expected = {"ffm": 2, "ffm_grad": 2, "lhuc_gate": 3, "lhuc_gate_grad": 3}
+    assert seen["custom one"]["calls"] == expected
+    assert seen["custom two"]["calls"] == {op: 2 * n for op, n in expected.items()}
+    assert seen["custom two"]["devices"] == ["CPU:0", "CPU:1"]
