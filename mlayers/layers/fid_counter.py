@@ -109,7 +109,8 @@ class FidCounter(Layer):
             occurrences = ops.segment_sum(seen, ops.reshape(rows, (-1,)), num_segments=self.num_ids)
             counts = ops.minimum(counts + self.step * occurrences, self.threshold)
             self.counts.assign(counts)
-        return ops.where(known, ops.take(counts, rows, axis=0), 0.0)
+        # As a column: Keras' take of a table with one axis does not become ONNX on torch.
+        return ops.where(known, ops.take(counts[:, None], rows, axis=0)[..., 0], 0.0)
 
     def compute_output_shape(self, ids_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the ids."""

@@ -19,20 +19,15 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 
-# FidCounter calls keras.ops.take for a table with one axis, and on torch that calls torch.ravel,
-# which torch's older ONNX exporter does not know, and squeeze for an axis that is not 1, of which
-# the newer makes a Squeeze that ONNX Runtime refuses.
-TAKE = ("FidCounter",)
-
-# (backend, how): what it needs besides the backend, what the model is without
+# (backend, how): what it needs besides the backend
 CASES = {
-    ("tensorflow", "tf_saved_model"): ((), ()),
-    ("tensorflow", "onnx"): (("onnxruntime", "tf2onnx"), ()),
-    ("jax", "tf_saved_model"): (("tensorflow",), ()),
-    ("jax", "onnx"): (("onnxruntime", "jax2onnx"), ()),
-    ("torch", "torch"): ((), ()),
-    ("torch", "onnx"): (("onnxruntime", "onnx"), TAKE),
-    ("torch", "torch.onnx"): (("onnxruntime", "onnxscript"), TAKE),
+    ("tensorflow", "tf_saved_model"): (),
+    ("tensorflow", "onnx"): ("onnxruntime", "tf2onnx"),
+    ("jax", "tf_saved_model"): ("tensorflow",),
+    ("jax", "onnx"): ("onnxruntime", "jax2onnx"),
+    ("torch", "torch"): (),
+    ("torch", "onnx"): ("onnxruntime", "onnx"),
+    ("torch", "torch.onnx"): ("onnxruntime", "onnxscript"),
 }
 
 
@@ -52,16 +47,14 @@ def run(backend, *command):
         text=True,
         check=False,
     )
-    if process.returncode:  # no AssertionError, which an xfail below would take for its own
-        pytest.fail(process.stderr[-3000:])
+    assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout.splitlines()[-1] if process.stdout else ""
 
 
 @pytest.mark.parametrize(("backend", "how"), CASES)
 def test_served_alone(backend, how, tmp_path):
-    needed, without = CASES[backend, how]
-    need(backend, *needed)
-    run(backend, "-m", "support.every_layer", how, tmp_path, *without)
+    need(backend, *CASES[backend, how])
+    run(backend, "-m", "support.every_layer", how, tmp_path)
     errors = json.loads(run("", TESTS / "support" / "serve_alone.py", tmp_path))
     assert errors.keys() == {"1", "3", "7"}
     assert max(errors.values()) < 1e-5
@@ -69,16 +62,3 @@ def test_served_alone(backend, how, tmp_path):
     with np.load(tmp_path / "7.npz") as saved:
         assert np.ptp(saved["expected"], axis=0).min() > 0.01
 
-
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="keras.ops.take on torch: its torch.ravel is unknown to that exporter",
-)
-@pytest.mark.parametrize("name", ["FidCounter", "keras.ops.take"])
-def test_counter_in_onnx_from_torch(name):
-    """What Keras has in it fails by itself, in the same words."""
-    need("torch", "onnx")
-    words = json.loads(run("torch", "-m", "support.every_layer", "try"))[name]
-    if words and "aten::ravel" not in words:
-        pytest.fail(words)
-    assert words == ""

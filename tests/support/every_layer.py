@@ -2,15 +2,11 @@
 """One functional model that holds every layer and every op; exported where it is run as a program.
 
 python -m support.every_layer HOW FOLDER    exports it, and writes inputs with its predictions
-python -m support.every_layer try           prints why FidCounter alone does not become ONNX
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +34,8 @@ class Insight(keras.layers.Layer):
         return keras.ops.concatenate([parts, sums], axis=-1)
 
 
-def make_model(without: Collection[str] = ()) -> keras.Model:
-    """The model, its weights off their initial values; `without` may name `FidCounter`."""
+def make_model() -> keras.Model:
+    """The model, its weights off their initial values."""
     keras.utils.set_random_seed(0)
     user, item, scenario = (keras.Input((DIM,), name=n) for n in ("user", "item", "scenario"))
     ids = keras.Input((N_IDS,), dtype="int32", name="ids")
@@ -54,7 +50,7 @@ def make_model(without: Collection[str] = ()) -> keras.Model:
             Insight()(item),
             mlayers.fid_counter(user, 0.5, step=0.25),
             keras.ops.cast(ids, "float32"),
-            *([] if "FidCounter" in without else [layers.FidCounter(10, threshold=5)(ids)]),
+            layers.FidCounter(10, threshold=5)(ids),
         ]
     )
     mlp = layers.MLP([12, 8], enable_batch_normalization=True, batch_normalization_renorm=True)
@@ -114,36 +110,14 @@ def export_by_torch(model: keras.Model, path: Path) -> None:
     program.save(path)
 
 
-def write(how: str, folder: Path, without: Collection[str]) -> None:
+def write(how: str, folder: Path) -> None:
     """The artefact, and for each batch size inputs and predictions."""
-    model = make_model(without)
+    model = make_model()
     for batch in BATCHES:
         (expected,) = predictions(model, inputs_of(batch))
         np.savez(folder / f"{batch}.npz", *inputs_of(batch), expected=expected)
     export(model, how, folder)
 
 
-def try_counter() -> dict[str, str]:
-    """The first line of what goes wrong with the layer, and with the function of Keras in it."""
-    ids = keras.Input((N_IDS,), dtype="int32")
-    outputs = {
-        "FidCounter": layers.FidCounter(10, threshold=5)(ids),
-        "keras.ops.take": keras.ops.take(np.ones(10, "float32"), ids, axis=0),
-    }
-    found = dict.fromkeys(outputs, "")
-    for name, output in outputs.items():
-        model = keras.Model(ids, output)
-        predictions(model, np.ones((1, N_IDS), "int32"))
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                export(model, "onnx", Path(folder))
-            except Exception as error:
-                found[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    return found
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "try":
-        print(json.dumps(try_counter()))
-    else:
-        write(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    write(sys.argv[1], Path(sys.argv[2]))
