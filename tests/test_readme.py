@@ -27,7 +27,7 @@ has_keras = "KERAS_BACKEND" in os.environ
 
 
 def test_readme_has_snippets():
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 7
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -35,6 +35,8 @@ def test_readme_snippet(number):
     source = SNIPPETS[number]
     if "mlayers.layers" in source and not has_keras:
         pytest.skip("KERAS_BACKEND is not set: NumPy alone here")
+    if "DeviceMesh" in source:
+        pytest.skip("needs four devices: tests/distribution/test_jax.py runs it there")
     # CuPy's runs on a GPU, or in the emulator.
     name = "numpy" if "cupy" not in source else "emulated" if driver.why_not() else "cupy"
     with libraries.library(name):

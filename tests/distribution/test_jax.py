@@ -17,14 +17,14 @@ if os.environ.get("KERAS_BACKEND") != "jax":
 
 from support.train_steps import BATCH, STEPS, UNITS
 
-SPLIT = {
-    "lhuc_tower/layer_1/dense/kernel": [None, "model"],
-    "lhuc_tower/layer_1/dense/bias": ["model"],
-    "lhuc_tower/layer_1/dense/trainable_kernel_norm": ["model"],
-    "lhuc_tower/layer_1/lhuc/dense_1/kernel": [None, "model"],
-    "lhuc_tower/layer_1/lhuc/dense_1/bias": ["model"],
-    "lhuc_tower/layer_1/lhuc/dense_1/trainable_kernel_norm": ["model"],
-    "lhuc_tower/layer_2/dense/kernel": ["model", None],
+SPLIT = {  # what the README's layouts come to
+    "tower/layer_1/dense/kernel": [None, "model"],
+    "tower/layer_1/dense/bias": ["model"],
+    "tower/layer_1/dense/trainable_kernel_norm": ["model"],
+    "tower/layer_1/lhuc/dense_1/kernel": [None, "model"],
+    "tower/layer_1/lhuc/dense_1/bias": ["model"],
+    "tower/layer_1/lhuc/dense_1/trainable_kernel_norm": ["model"],
+    "tower/layer_2/dense/kernel": ["model", None],
 }
 
 batch_norms = pytest.mark.parametrize("batch_norm", ["", " with batch norm"])

@@ -61,4 +61,3 @@ def test_served_alone(backend, how, tmp_path):
     # The comparison must be able to fail: rows are predicted differently.
     with np.load(tmp_path / "7.npz") as saved:
         assert np.ptp(saved["expected"], axis=0).min() > 0.01
-

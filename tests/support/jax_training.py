@@ -6,49 +6,37 @@ XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m support.jax_trainin
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import keras
 
 from support.train_steps import batches, largest_error, make_model, make_optimizer, weights_of
 
-
-def tower_layouts(mesh):
-    """How to split a tower of three layers over the mesh axis "model"; see the README.
-
-    A pair of layers is split so that only their sum has to be exchanged: the first by its units,
-    and with them all that there is one of for each unit, the second by its inputs. What is not
-    named, such as the last layer and the small ones in the gates, every device has whole. So it has
-    the batch norms: where their weights were split, XLA gathered kernels and hidden layers.
-    """
-    layouts = keras.distribution.LayoutMap(mesh)
-    layouts["lhuc_tower/layer_1/dense/kernel"] = (None, "model")
-    layouts["lhuc_tower/layer_1/lhuc/dense_1/kernel"] = (None, "model")  # the gate's last layer
-    layouts["lhuc_tower/layer_1/(dense|lhuc/dense_1)/(bias|trainable_kernel_norm)"] = ("model",)
-    layouts["lhuc_tower/layer_2/dense/kernel"] = ("model", None)
-    return layouts
+README = Path(__file__).parents[2] / "README.md"
 
 
-def unpaired_layouts(mesh):
+def in_readme():
+    """The README's way to split a tower over two axes of two devices each."""
+    (snippet,) = re.findall(r"```python\n((?:(?!```).)*LayoutMap.*?)```", README.read_text(), re.S)
+    exec(compile(snippet, str(README), "exec"), {})
+    return keras.distribution.distribution()
+
+
+def unpaired():
     """Both layers split by their units: what goes from one to the other has to be gathered."""
-    layouts = tower_layouts(mesh)
-    del layouts["lhuc_tower/layer_2/dense/kernel"]
-    layouts["lhuc_tower/layer_2/dense/kernel"] = (None, "model")
-    return layouts
+    layouts = in_readme()._layout_map
+    del layouts["tower/layer_2/dense/kernel"]
+    layouts["tower/layer_2/dense/kernel"] = (None, "model")
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
 
 
 def distributions():
-    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
-    options = {"auto_shard_dataset": False}
     return {
         "one": None,
-        "data": keras.distribution.DataParallel(**options),
-        "model": keras.distribution.ModelParallel(
-            layout_map=tower_layouts(mesh), batch_dim_name="batch", **options
-        ),
-        "unpaired": keras.distribution.ModelParallel(
-            layout_map=unpaired_layouts(mesh), batch_dim_name="batch", **options
-        ),
+        "data": keras.distribution.DataParallel(),
+        "model": in_readme(),
+        "unpaired": unpaired(),
     }
 
 

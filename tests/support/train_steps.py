@@ -23,7 +23,7 @@ def make_model(batch_norm: bool) -> keras.Model:
     dots = layers.GroupInt("dot")(([embedded, scenario], [item]))
     dense_input = keras.layers.Concatenate()([user, item, crossed, dots])
     tower = layers.LHUCTower(
-        UNITS, [GATE_UNITS], enable_batch_normalization=batch_norm, name="lhuc_tower"
+        UNITS, [GATE_UNITS], enable_batch_normalization=batch_norm, name="tower"
     )
     return keras.Model([user, item, scenario], tower([dense_input, scenario]))
 
