@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,21 @@ def run(program, **environment):
         timeout=60,
         check=False,
     )
+
+
+def test_source_code_that_is_not_installed_says_so():
+    """As where Python is started in a checkout beside which mlayers is installed."""
+    checkout = Path(__file__).parents[1]
+    done = run(
+        "import sys\n"
+        "sys.meta_path = [f for f in sys.meta_path if '_EditableFinder' not in repr(f)]\n"
+        f"sys.path.insert(0, {str(checkout)!r})\n"
+        "import mlayers"
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith(f"ImportError: mlayers was imported from its source code ({checkout}")
+    assert "python -P" in last
 
 
 def test_use_kernels_nests_and_ends():

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mlayers.cython_cpu import core
+try:
+    from mlayers.cython_cpu import core
+except ModuleNotFoundError as error:
+    if error.name != "mlayers.cython_cpu":
+        raise
+    raise ImportError(
+        f"mlayers was imported from its source code ({__file__}), which has no compiled kernels: "
+        "start Python in another folder, or as `python -P`; or `pip install -e .`, to work on it"
+    ) from None
 from mlayers.dispatch import numpy_ops
 from mlayers.dispatch.arrays import dtype_name
 from mlayers.op import Op, Shape
