@@ -181,9 +181,9 @@ def test_more_than_2_31_elements(gpu):
     left = np.arange(fields, dtype="f")[None] / fields
     right = left[:, ::-1].copy() + 1
     with mlayers.use_kernels("cupy"):
-        out = mlayers.ffm(gpu.to_tensor(left), gpu.to_tensor(right), 1)
+        out = mlayers.ffm(gpu.to_tensor(left), gpu.to_tensor(right), 1).reshape(fields, fields)
     for i, j in ((0, 0), (fields - 1, fields - 1), (fields // 2, 7), (fields - 1, 0)):
-        assert float(out[0, i * fields + j]) == left[0, i] * right[0, j]
+        assert float(out[i, j]) == left[0, i] * right[0, j]
 
 
 @pytest.mark.parametrize("jit", [True, False])

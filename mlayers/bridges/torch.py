@@ -125,6 +125,11 @@ def _exported_for_elsewhere() -> bool:
     return native.called_from("keras.src.export", "torch.onnx")
 
 
+def _no_gpu() -> str | None:
+    """Why a GPU has no kernels. Not the cached function itself: dynamo would trace that."""
+    return torch_cuda.why_not()
+
+
 def path(tensors: Sequence[Any]) -> str:
     """Which kernels would take these tensors: `"cython"` or `"cupy"`."""
     return "cython" if tensors[0].device == _CPU else "cupy"
@@ -132,9 +137,7 @@ def path(tensors: Sequence[Any]) -> str:
 
 # torch.compile calls these while tracing, instead of tracing them, which it cannot.
 _is_defined: Callable[[str], bool] = torch.compiler.assume_constant_result(_define_once)
-_why_not_on_gpu: Callable[[], str | None] = torch.compiler.assume_constant_result(
-    torch_cuda.why_not
-)
+_why_not_on_gpu: Callable[[], str | None] = torch.compiler.assume_constant_result(_no_gpu)
 _leaves_mlayers: Callable[[], bool] = torch.compiler.assume_constant_result(_exported_for_elsewhere)
 
 

@@ -2,7 +2,9 @@
 """torch's way to the CUDA kernels, on memory of the CPU with the kernels in the emulator."""
 
 import contextlib
+import functools
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -106,3 +108,19 @@ def test_without_a_gpu_says_so():
         pytest.skip("there is a GPU")
     assert torch_cuda.why_not() == "torch sees no GPU"
     assert "composition on a GPU (torch sees no GPU)" in native.state("torch")
+
+
+def test_whether_there_is_a_gpu_is_found_out_while_a_graph_is_traced(monkeypatch):
+    """By a call, which may start threads; torch.compile would trace a cached function itself."""
+    from mlayers.bridges import torch as bridge
+
+    @functools.cache
+    def why_not():
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(str).result()
+
+    monkeypatch.setattr(torch_cuda, "why_not", why_not)
+    function = torch.compile(
+        lambda x: x + len(bridge._why_not_on_gpu()), backend="eager", fullgraph=True
+    )
+    assert function(torch.ones(1)) == 1
