@@ -91,14 +91,29 @@ ffm_multiply_grad(const scalar* __restrict__ grad, const scalar* __restrict__ le
         if (is_active && r0 + i * lanes_r < R)
             load(right + (b * R + r0 + i * lanes_r) * D + d, right_rd[i]);
 
+    struct Fields { pack<VEC> left, grad[PER_LANE]; };
+    const auto fetch = [&](i64 l) {  // on its way while the fields before are computed
+        Fields fields = {};
+        if (is_active && l < L) {
+            fields.left = take<VEC>(left + (b * L + l) * D + d);
+#pragma unroll
+            for (int i = 0; i < PER_LANE; i++)
+                if (r0 + i * lanes_r < R)
+                    fields.grad[i] =
+                        take<VEC>(grad + ((b * L + l) * R + r0 + i * lanes_r) * D + d);
+        }
+        return fields;
+    };
+    Fields next = fetch(0);
     for (i64 l = 0; l < L; l++) {
-        real left_d[VEC] = {}, left_sum_d[VEC] = {};
-        if (is_active) load(left + (b * L + l) * D + d, left_d);
+        const Fields now = next;
+        next = fetch(l + 1);
+        real left_d[VEC], left_sum_d[VEC] = {};
+        widen(now.left, left_d);
 #pragma unroll
         for (int i = 0; i < PER_LANE; i++) {
-            real grad_d[VEC] = {};
-            if (is_active && r0 + i * lanes_r < R)
-                load(grad + ((b * L + l) * R + r0 + i * lanes_r) * D + d, grad_d);
+            real grad_d[VEC];
+            widen(now.grad[i], grad_d);
 #pragma unroll
             for (int v = 0; v < VEC; v++) {
                 right_sum_rd[i][v] += grad_d[v] * left_d[v];

@@ -76,11 +76,21 @@ struct alignas(V * sizeof(scalar)) pack {
     scalar at[V];
 };
 
+// As they lie in memory: a thread that takes many before it uses one waits once.
+template <int V>
+__device__ __forceinline__ pack<V> take(const scalar* from) {
+    return *reinterpret_cast<const pack<V>*>(from);
+}
+
+template <int V>
+__device__ __forceinline__ void widen(const pack<V>& from, real (&to)[V]) {
+#pragma unroll
+    for (int v = 0; v < V; v++) to[v] = widen(from.at[v]);
+}
+
 template <int V>
 __device__ __forceinline__ void load(const scalar* from, real (&to)[V]) {
-    const pack<V> together = *reinterpret_cast<const pack<V>*>(from);
-#pragma unroll
-    for (int v = 0; v < V; v++) to[v] = widen(together.at[v]);
+    widen(take<V>(from), to);
 }
 
 template <int V>

@@ -54,7 +54,8 @@ class Op:
     Where the composition was measured to be faster than the kernel, it is taken instead. Two fields
     say where; the figures stand beside them. `kernel_wins` is a rule over the library, the input
     shapes (all sizes known) and the attributes. `fusible` says that torch.compile makes more of the
-    composition, which it fuses with what is around it, as long as no output is LARGE.
+    composition, which it fuses with what is around it, as long as no output is LARGE; on a GPU so
+    does XLA, and size does not matter.
     """
 
     name: str

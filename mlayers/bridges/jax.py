@@ -16,6 +16,7 @@ Five layers, each there for one thing that JAX does with a function:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -84,7 +85,16 @@ def path(tensors: Sequence[Any]) -> str:
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Compute `op` on checked arrays or tracers."""
+    if op.fusible and native.chosen_path() != "auto":
+        op = _as_kernel(op)
     return _function(op, values)(*varying_alike(tensors))
+
+
+@lru_cache(maxsize=64)
+def _as_kernel(op: Op) -> Op:
+    """The op as one that a program calls, where XLA would rather fuse its formula."""
+    gradient = replace(op.gradient, fusible=False) if op.gradient else None
+    return replace(op, fusible=False, gradient=gradient)
 
 
 # --- eager calls and gradients ---
@@ -105,7 +115,8 @@ def _function(op: Op, values: tuple[Any, ...]) -> Call:
             return pullback(upstreams)
         named = dict(zip(op.inputs, inputs, strict=True), grad=upstreams[0])
         tensors = [named[name] for name in gradient.inputs]
-        if native.gradient_takes_kernel(gradient, "jax", tensors, values):
+        rule = "jax" if path(tensors) == "cython" else "cuda"
+        if native.gradient_takes_kernel(gradient, rule, tensors, values):
             return _function(gradient, values)(*tensors)
         return _composed(gradient, values, *tensors)
 

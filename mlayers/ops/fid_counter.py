@@ -112,6 +112,7 @@ _FID_COUNTER_GRAD = declare(
         shapes=_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
+        fusible=True,
     )
 )
 

@@ -33,7 +33,7 @@ def programs():
     """What the programs print that run at the same time, each in a process of its own."""
     environment = {
         **os.environ,
-        "MLAYERS_KERNELS": "auto",
+        "MLAYERS_KERNELS": "cython",  # those of this device, for every op
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
@@ -122,6 +122,12 @@ def test_composition_where_there_is_no_kernel(seen, name, why):
     found = seen["without kernel"][f"{name} {why}"]
     assert found["targets"] == []
     assert found["error"] < 1e-5
+
+
+def test_xla_may_fuse_what_goes_element_by_element(seen):
+    found = {name: seen["without kernel"][f"{name} auto"] for name in CALLS}
+    assert found.pop("gate") == found.pop("counter") == []
+    assert all(one == ["mlayers_cuda"] for one in found.values())
 
 
 def test_second_run_needs_no_python(seen):

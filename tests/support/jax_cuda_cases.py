@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import jax
@@ -165,6 +166,8 @@ def without_kernel():
             "error": error(compiled(*arrays), wanted),
         }
         exported = export.export(function)(*arrays)
+        with mlayers.use_kernels("auto"):
+            seen[f"{name} auto"] = targets(jax.jit(function_of(name)).lower(*arrays).compile())
         seen[f"{name} exported"] = {
             "targets": re.findall(r"@mlayers\w*", exported.mlir_module()),
             "error": error(export.deserialize(exported.serialize()).call(*arrays), wanted),
@@ -202,11 +205,8 @@ def threads_at_once(provider):
         errors.extend(error([f], [wanted]) for f in found)
 
     before = len(provider.loaded)
-    threads = [threading.Thread(target=work, args=(d,)) for d in jax.devices() * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, jax.devices() * 2))
     return {
         "loaded": sorted(device for _, device in provider.loaded[before:]),
         "errors": [len(errors), max(errors)],
