@@ -93,19 +93,29 @@ __device__ __forceinline__ void load(const scalar* from, real (&to)[V]) {
     widen(take<V>(from), to);
 }
 
-template <int V>
+// PASSES: the results are many, and what is read meanwhile is to stay in the L2 cache.
+template <bool PASSES, typename T>
+__device__ __forceinline__ void put(scalar* to, const T& together) {
+#ifndef MLAYERS_EMULATED
+    if constexpr (PASSES && sizeof(T) == 16)
+        return __stcs(reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4&>(together));
+#endif
+    *reinterpret_cast<T*>(to) = together;
+}
+
+template <int V, bool PASSES = false>
 __device__ __forceinline__ void store(scalar* to, const real* from) {
     if constexpr (sizeof(scalar) == 2 && V > 1) {  // by twos, or 16 bytes are written in halves
         struct alignas(2 * V) { unsigned at[V / 2]; } together;
 #pragma unroll
         for (int v = 0; v < V; v += 2)
             together.at[v / 2] = (unsigned)narrow(from[v]) | (unsigned)narrow(from[v + 1]) << 16;
-        *reinterpret_cast<decltype(together)*>(to) = together;
+        put<PASSES>(to, together);
     } else {
         pack<V> together;
 #pragma unroll
         for (int v = 0; v < V; v++) together.at[v] = narrow(from[v]);
-        *reinterpret_cast<pack<V>*>(to) = together;
+        put<PASSES>(to, together);
     }
 }
 

