@@ -53,9 +53,10 @@ class Op:
 
     Where the composition was measured to be faster than the kernel, it is taken instead. Two fields
     say where; the figures stand beside them. `kernel_wins` is a rule over the library, the input
-    shapes (all sizes known) and the attributes. `fusible` says that torch.compile makes more of the
-    composition, which it fuses with what is around it, as long as no output is LARGE; on a GPU so
-    does XLA, and size does not matter.
+    shapes (all sizes known) and the attributes. `fusible` is a rule over the library and the
+    attributes, for compilers that make more of the composition, because they fuse it with what is
+    around it: torch.compile ("torch"), as long as no output is LARGE, and on a GPU, whatever the
+    size, torch.compile and XLA ("cuda").
     """
 
     name: str
@@ -67,7 +68,7 @@ class Op:
     reference: Callable[..., Any]
     composition: Callable[..., Any]
     gradient: Op | None = None
-    fusible: bool = False
+    fusible: Callable[..., bool] | None = None
     kernel_wins: Callable[..., bool] | None = None
 
     def __repr__(self) -> str:
@@ -104,6 +105,10 @@ class Op:
         ):
             return True
         return self.kernel_wins(library, *inputs, *values)
+
+    def is_fused(self, library: str, values: Sequence[Any]) -> bool:
+        """Whether a compiler is to have the formula, by `fusible`."""
+        return self.fusible is not None and self.fusible(library, *values)
 
     def named(self, values: Sequence[Any]) -> dict[str, Any]:
         """Attribute values by name."""

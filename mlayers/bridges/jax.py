@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from mlayers.bridges import jax_cuda, native
 from mlayers.bridges.jax_shard_map import array_type, varying_alike
+from mlayers.config import chosen_path
 from mlayers.op import Op
 
 TARGET = "mlayers"  # the one custom call target, for every op
@@ -85,7 +86,7 @@ def path(tensors: Sequence[Any]) -> str:
 
 def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Compute `op` on checked arrays or tracers."""
-    if op.fusible and native.chosen_path() != "auto":
+    if op.fusible is not None and chosen_path() != "auto":
         op = _as_kernel(op)
     return _function(op, values)(*varying_alike(tensors))
 
@@ -93,8 +94,8 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
 @lru_cache(maxsize=64)
 def _as_kernel(op: Op) -> Op:
     """The op as one that a program calls, where XLA would rather fuse its formula."""
-    gradient = replace(op.gradient, fusible=False) if op.gradient else None
-    return replace(op, fusible=False, gradient=gradient)
+    gradient = replace(op.gradient, fusible=None) if op.gradient else None
+    return replace(op, fusible=None, gradient=gradient)
 
 
 # --- eager calls and gradients ---

@@ -114,7 +114,7 @@ def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
 
     def below(keyset: Any, arguments: Sequence[Any]) -> Any:
         with _BelowAutograd():
-            if op.fusible and _is_fused(op, arguments):
+            if op.fusible is not None and _is_fused(op, arguments):
                 return unpacked(op, composed(op, arguments[n:], *arguments[:n]))
             overload = overloads[op.name]
             return overload.redispatch(keyset & _BELOW_AUTOGRAD, *arguments)
@@ -139,11 +139,12 @@ def _is_fused(op: Op, arguments: Sequence[Any]) -> bool:
     if chosen_path() != "auto":
         return False
     tensors, codes = arguments[: len(op.inputs)], arguments[len(op.inputs) :]
-    if tensors[0].device.type == "cuda":  # where memory costs nothing, however large
-        return True
-    shapes = op.shapes(*(tuple(t.shape) for t in tensors), *decoded(op, codes))
+    values = decoded(op, codes)
+    if tensors[0].device.type == "cuda":  # where fresh memory costs nothing, however large
+        return op.is_fused("cuda", values)
+    shapes = op.shapes(*(tuple(t.shape) for t in tensors), *values)
     largest = max([math.prod(shape) for shape in shapes]) * tensors[0].element_size()
-    return bool(largest < LARGE)
+    return op.is_fused("torch", values) and largest < LARGE
 
 
 def gradients(

@@ -115,7 +115,7 @@ _LHUC_GATE_GRAD = declare(
         shapes=_grad_shapes,
         reference=_grad_reference,
         composition=_grad_composition,
-        fusible=True,
+        fusible=lambda library: True,
     )
 )
 
@@ -130,6 +130,6 @@ _LHUC_GATE = declare(
         reference=_reference,
         composition=_composition,
         gradient=_LHUC_GATE_GRAD,
-        fusible=True,
+        fusible=lambda library: True,
     )
 )

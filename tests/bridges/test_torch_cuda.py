@@ -5,6 +5,7 @@ import contextlib
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,3 +125,15 @@ def test_whether_there_is_a_gpu_is_found_out_while_a_graph_is_traced(monkeypatch
         lambda x: x + len(bridge._why_not_on_gpu()), backend="eager", fullgraph=True
     )
     assert function(torch.ones(1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("op", "values", "is_fused"),
+    [("ffm", (4, "multiply"), True), ("ffm", (4, "dot"), False), ("lhuc_gate", (), True)],
+)
+def test_torch_compile_may_fuse_all_but_matrix_products(monkeypatch, op, values, is_fused):
+    """On a GPU, however large the result."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    tensor = SimpleNamespace(shape=(1 << 20, 64), device=torch.device("cuda"))
+    arguments = (tensor, tensor, *torch_rules.encoded(OPS[op], values))
+    assert torch_rules._is_fused(OPS[op], arguments) == is_fused

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from unittest import mock
 
 import jax
@@ -144,11 +145,8 @@ def mapped():
 
 
 def empty():
-    seen = {}
-    for name in CALLS:
-        arrays = arrays_of(name, batch=0)
-        seen[name] = error(jax.jit(function_of(name))(*arrays), expected(name, arrays))
-    return seen
+    arrays = {name: arrays_of(name, batch=0) for name in CALLS}
+    return {n: error(jax.jit(function_of(n))(*a), expected(n, a)) for n, a in arrays.items()}
 
 
 def without_kernel():
@@ -156,8 +154,7 @@ def without_kernel():
     seen = {}
     for name in CALLS:
         arrays = arrays_of(name)
-        wanted = expected(name, arrays)
-        function = jax.jit(function_of(name))
+        wanted, function = expected(name, arrays), jax.jit(function_of(name))
         with mock.patch.object(jax_cuda, "plan", return_value=None) as planned:
             compiled = function.lower(*arrays).compile()
         assert planned.called
@@ -166,8 +163,10 @@ def without_kernel():
             "error": error(compiled(*arrays), wanted),
         }
         exported = export.export(function)(*arrays)
+        op, _, attributes = CASES[name]
         with mlayers.use_kernels("auto"):
-            seen[f"{name} auto"] = targets(jax.jit(function_of(name)).lower(*arrays).compile())
+            forward = jax.jit(partial(getattr(mlayers, op), **attributes)).lower(*arrays[:-1])
+        seen[f"{name} auto"] = targets(forward.compile())
         seen[f"{name} exported"] = {
             "targets": re.findall(r"@mlayers\w*", exported.mlir_module()),
             "error": error(export.deserialize(exported.serialize()).call(*arrays), wanted),
@@ -224,9 +223,8 @@ def words_of(call):
 
 def failures(provider):
     """Compilation and launch fail; the same program works when they no longer do."""
-    x = jnp.ones((4, 11))
+    x, seen = jnp.ones((4, 11)), {}
     function = jax.jit(lambda x: mlayers.ffm(x, x, 11))  # of a size that nobody else has
-    seen = {}
     for name, words in {"compiler": "expected a ';'", "long": "é" * 2000, "odd": "\udc80"}.items():
         provider.broken = words
         seen[name] = words_of(lambda: function(x))
