@@ -3,8 +3,6 @@
 
 import ast
 import inspect
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 import mlayers
 from mlayers.op import OPS
+from support import programs
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted({op.module for op in OPS.values()})
@@ -87,10 +86,7 @@ def test_import_loads_no_framework():
         "heavy = {'keras', 'tensorflow', 'jax', 'torch', 'cupy', 'pandas', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert programs.output("-c", program).splitlines()[-1] == "[]"
 
 
 def test_four_rooms_hold_the_same_ops():

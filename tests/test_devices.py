@@ -2,12 +2,11 @@
 """Arrays on two devices are refused, where the framework would refuse them too."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 import mlayers
+from support import programs
 
 BACKEND = os.environ.get("KERAS_BACKEND")
 
@@ -33,14 +32,8 @@ def test_jax_devices():
         "except TypeError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    moved, error = done.stdout.splitlines()
+    flags = "--xla_force_host_platform_device_count=2"
+    moved, error = programs.output("-c", program, XLA_FLAGS=flags).splitlines()
     assert moved.startswith("(2, 4)")
     assert "id=1" in moved
     assert error.startswith("ffm: 'left' and 'right' must be on one device. Received: left=")

@@ -2,8 +2,6 @@
 """The thread pool: its limits, forks, many callers at once, and that it sleeps between calls."""
 
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 import mlayers
+from support import programs
 
 GENERATOR = np.random.default_rng(0)
 LEFT = GENERATOR.standard_normal((4000, 64)).astype("float32")  # worth several threads
@@ -26,16 +25,8 @@ def kernels_and_same_threads_after():
 
 
 def run(program, **environment):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "MLAYERS_KERNELS": "auto", **environment},
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    environment = {"MLAYERS_KERNELS": "auto", **environment}
+    return programs.finish(programs.start("-c", program, **environment), timeout=120)
 
 
 @pytest.mark.parametrize(

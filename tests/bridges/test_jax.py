@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The JAX bridge: the kernels in the compiled program, under every transformation."""
 
-import json
 import os
 import re
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mlayers
 from mlayers.op import OPS
+from support import programs
 from support.bridge_calls import CALLS, arrays_of, call, gradients
 
 if os.environ.get("KERAS_BACKEND") != "jax":
@@ -73,20 +70,12 @@ def test_other_calls_are_seen():
 
 @pytest.fixture(scope="module")
 def four_devices():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "support.jax_devices"],
-        env={
-            **os.environ,
-            "MLAYERS_KERNELS": "auto",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    return programs.result(
+        "-m",
+        "support.jax_devices",
+        MLAYERS_KERNELS="auto",
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @names

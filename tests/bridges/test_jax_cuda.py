@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """JAX on a GPU, without one: the whole path, run by XLA on the CPU and the emulator of kernels."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ if sys.platform != "linux" or not shutil.which("cc") or not shutil.which("c++"):
 import jax
 
 from support import jax_cuda_cases
+from support.programs import result
 
 LAUNCHES = {"wide": 3, "insight in parts": 4, "aggregate in parts": 4}  # others: one per op
 names = pytest.mark.parametrize("name", CALLS)
@@ -32,25 +31,15 @@ names = pytest.mark.parametrize("name", CALLS)
 def programs():
     """What the programs print that run at the same time, each in a process of its own."""
     environment = {
-        **os.environ,
         "MLAYERS_KERNELS": "cython",  # those of this device, for every op
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    started = {
-        what: subprocess.Popen(
-            [sys.executable, "-P", "-m", "support.jax_cuda_cases", what],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for what in ("cases", "devices", "texts")
-    }
-    printed = {what: process.communicate() for what, process in started.items()}
-    for what, process in started.items():
-        assert process.returncode == 0, printed[what][1][-3000:]
-    return {what: json.loads(out.splitlines()[-1]) for what, (out, _) in printed.items()}
+    with ThreadPoolExecutor() as pool:
+        started = {
+            what: pool.submit(result, "-m", "support.jax_cuda_cases", what, **environment)
+            for what in ("cases", "devices", "texts")
+        }
+    return {what: future.result() for what, future in started.items()}
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 """What the bridges share: where one is missing, the composition serves and the reason is told."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import mlayers
 from mlayers.bridges import native
 from mlayers.op import OPS
+from support import programs
 from support.bridge_calls import CALLS, arrays_of, call
 
 BACKEND = os.environ.get("KERAS_BACKEND")
@@ -82,11 +82,7 @@ def test_the_very_first_call_may_be_anywhere(program):
         f"{program}\n"
         "print(mlayers.bridges.native.state(keras.backend.backend()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith("kernels on the CPU")
+    assert programs.output("-c", program).startswith("kernels on the CPU")
 
 
 @pytest.mark.parametrize("framework", native.FRAMEWORKS)

@@ -2,27 +2,18 @@
 """The TensorFlow bridge in new processes: what is imported when, and models served there."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import mlayers
+from support import programs
 
 if os.environ.get("KERAS_BACKEND") != "tensorflow":
     pytest.skip("KERAS_BACKEND is not tensorflow", allow_module_level=True)
 
 import keras
 import tensorflow as tf
-
-
-def run_process(program):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("imports", ["mlayers, tensorflow as tf", "tensorflow as tf, mlayers"])
@@ -43,7 +34,7 @@ for call in (model, tf.function(model), tf.function(model, jit_compile=True)):
         total = tf.reduce_sum(call(left, right))
     print(float(total), float(tf.reduce_sum(tape.gradient(total, left))))
 """
-    assert run_process(program).split() == ["48.0"] * 6
+    assert programs.output("-c", program).split() == ["48.0"] * 6
 
 
 def test_keras_export_is_served_without_this_package(tmp_path):
@@ -56,7 +47,7 @@ import sys, tensorflow as tf
 model = tf.saved_model.load({str(tmp_path)!r})
 print(model.serve([tf.ones((2, 8)), tf.ones((2, 12))]).shape, "mlayers" in sys.modules)
 """
-    assert run_process(program) == "(2, 24) False"
+    assert programs.output("-c", program) == "(2, 24) False"
 
 
 def test_import_of_tensorflow_is_left_as_it_was():
@@ -73,7 +64,7 @@ assert "exec_module" not in vars(tf.__spec__.loader)
 from mlayers.bridges import tensorflow
 assert tensorflow.load.cache_info().currsize == 1
 """
-    run_process(program)
+    programs.output("-c", program)
 
 
 def test_two_devices():
@@ -87,7 +78,7 @@ call = lambda: mlayers.ffm(tf.ones((1, 2)), tf.ones((1, 1)), 1)
 values = strategy.experimental_local_results(tf.function(lambda: strategy.run(call))())
 print(*(value.numpy().tolist() for value in values))
 """
-    assert run_process(program) == "[[1.0, 1.0]] [[1.0, 1.0]]"
+    assert programs.output("-c", program) == "[[1.0, 1.0]] [[1.0, 1.0]]"
 
 
 def test_an_import_that_fails_can_be_repeated(tmp_path):
@@ -107,4 +98,4 @@ import tensorflow
 from mlayers.bridges import tensorflow
 print(tensorflow.load.cache_info().currsize)
 """
-    assert run_process(program).split() == ["broken", "broken", "1"]
+    assert programs.output("-c", program).split() == ["broken", "broken", "1"]

@@ -3,7 +3,6 @@
 
 import dataclasses
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +21,7 @@ import mlayers.bridges.torch
 from mlayers import dispatch
 from mlayers.bridges import native
 from mlayers.op import OPS
+from support import programs
 from support.tensors import keras_ops_can_be_traced
 from support.torch_cases import FFM, assert_close, every_case, every_forward, targets
 
@@ -171,10 +171,7 @@ def test_exported_keras_model_runs_without_us(tmp_path):
 
 
 def python(program):
-    command = [sys.executable, "-P", "-c", program]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return programs.output("-c", program).splitlines()[-1]
 
 
 @pytest.mark.parametrize(

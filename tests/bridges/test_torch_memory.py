@@ -2,7 +2,6 @@
 """What our kernels take from torch besides tensors: its threads, and memory of their own."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -13,6 +12,7 @@ if os.environ.get("KERAS_BACKEND") != "torch":
 import torch
 
 import mlayers
+from support import programs
 
 pytestmark = pytest.mark.skipif(
     torch.__version__ < torch.torch_version.TorchVersion("2.11") or sys.platform != "linux",
@@ -33,10 +33,7 @@ out = mlayers.ffm(torch.ones(4096, 64), torch.ones(4096, 64), 8)
 assert out.sum() == out.numel()
 print(before, len(os.listdir("/proc/self/task")))
 """
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
-    )
-    before, after = map(int, found.stdout.split())
+    before, after = map(int, programs.output("-c", code).split())
     assert after <= before  # a thread of the test may still have been on its way out
 
 

@@ -3,10 +3,10 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
 
 import pytest
+
+from support import programs
 
 MAKE = {
     "jax": "import jax.numpy; ones = jax.numpy.ones((2, 2))",
@@ -33,14 +33,7 @@ def test_tensor_of_another_framework(active, other):
         "words(ones, ones)\n"
         "words(ones, numpy.ones((2, 2), 'float32'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        env={**os.environ, "KERAS_BACKEND": active},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    both, mixed = done.stdout.splitlines()
+    both, mixed = programs.output("-c", program, KERAS_BACKEND=active).splitlines()
     rule = (
         f"ffm: 'left' is a {other} tensor, but Keras runs on the {active} backend; set the "
         f"environment variable KERAS_BACKEND={other} before Keras is imported to switch."

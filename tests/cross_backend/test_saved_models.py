@@ -8,13 +8,11 @@ MLAYERS_REQUIRE_ALL=1 turns that into a failure. Three processes write, three re
 
 import importlib.util
 import itertools
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from support import programs
 
 BACKENDS = ("jax", "tensorflow", "torch")
 MODELS = {
@@ -25,7 +23,6 @@ MODELS = {
         for kind in ("functional", "subclassed")
     ),
 }
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,37 +36,24 @@ def all_frameworks():
     pytest.skip(reason)
 
 
-def run(backend, *arguments):
-    """`support.cross_backend` in a new process with this backend; its standard output."""
-    process = subprocess.run(
-        [sys.executable, "-m", "support.cross_backend", *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, f"{backend} {arguments}:\n{process.stderr}"
-    return process.stdout
-
-
 @pytest.fixture(scope="module")
 def folders(all_frameworks, tmp_path_factory):
     """One folder of models per backend that wrote it."""
     written = {backend: tmp_path_factory.mktemp(backend) for backend in BACKENDS}
     for backend, folder in written.items():
-        run(backend, "write", folder)
+        programs.output("-m", "support.cross_backend", "write", folder, KERAS_BACKEND=backend)
     return written
 
 
 @pytest.fixture(scope="module")
 def errors(folders):
     """errors[reader][writer][model]: largest error of the predictions, relative."""
-    return {
-        reader: json.loads(
-            run(reader, "read", *(folders[w] for w in BACKENDS if w != reader)).splitlines()[-1]
-        )
-        for reader in BACKENDS
-    }
+    found = {}
+    for reader in BACKENDS:
+        others = [folders[writer] for writer in BACKENDS if writer != reader]
+        command = ("-m", "support.cross_backend", "read", *others)
+        found[reader] = programs.result(*command, KERAS_BACKEND=reader)
+    return found
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))

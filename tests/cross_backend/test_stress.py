@@ -5,13 +5,11 @@ MLAYERS_STRESS_SECONDS says how long, for each active backend; 15 unless it is s
 """
 
 import importlib.util
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from support import programs
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 SECONDS = os.environ.get("MLAYERS_STRESS_SECONDS", "15")
@@ -23,19 +21,7 @@ def test_random_ops_from_eight_threads(active):
     if missing:
         reason = f"needs {', '.join(missing)}"
         (pytest.fail if os.environ.get("MLAYERS_REQUIRE_ALL") == "1" else pytest.skip)(reason)
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "support.stress", SECONDS],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": active,
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = programs.result("-m", "support.stress", SECONDS, KERAS_BACKEND=active)
     print(active, seen)
     assert seen["unavailable"] == []
     assert seen["wrong"] == {}

@@ -3,21 +3,18 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+
+from support import programs
 
 BACKENDS = ("jax", "tensorflow", "torch")
 
 
 def mlayers(*arguments):
     # One thread: the steps are tiny, and torch's idle threads take the core from the others.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-m", "mlayers", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    programs.output("-m", "mlayers", *arguments, OMP_NUM_THREADS="1")
 
 
 @pytest.mark.parametrize("writer", BACKENDS)

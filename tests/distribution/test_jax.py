@@ -3,11 +3,7 @@
 no more than it has to. How single ops are split is tested in tests/bridges/test_jax.py.
 """
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +11,7 @@ import pytest
 if os.environ.get("KERAS_BACKEND") != "jax":
     pytest.skip("KERAS_BACKEND is not jax", allow_module_level=True)
 
+from support import programs
 from support.train_steps import BATCH, STEPS, UNITS
 
 SPLIT = {  # what the README's layouts come to
@@ -33,20 +30,12 @@ distributions = pytest.mark.parametrize("distribution", ["data", "model"])
 
 @pytest.fixture(scope="module")
 def seen():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "support.jax_training"],
-        env={
-            **os.environ,
-            "MLAYERS_KERNELS": "auto",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    return programs.result(
+        "-m",
+        "support.jax_training",
+        MLAYERS_KERNELS="auto",
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @batch_norms

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tf.distribute.MirroredStrategy` on two devices trains as one device does, with the kernels."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,25 +9,14 @@ import pytest
 if os.environ.get("KERAS_BACKEND") != "tensorflow":
     pytest.skip("KERAS_BACKEND is not tensorflow", allow_module_level=True)
 
+from support import programs
 from support.train_steps import STEPS
 
 
 @pytest.fixture(scope="module")
 def seen():
     """From a process of its own: devices can be divided only before TensorFlow uses them."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "support.tensorflow_training"],
-        env={
-            **os.environ,
-            "MLAYERS_KERNELS": "auto",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return programs.result("-m", "support.tensorflow_training", MLAYERS_KERNELS="auto")
 
 
 @pytest.mark.parametrize("loop", ["fit", "custom"])

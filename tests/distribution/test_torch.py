@@ -3,9 +3,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import pytest
 if os.environ.get("KERAS_BACKEND") != "torch":
     pytest.skip("KERAS_BACKEND is not torch", allow_module_level=True)
 
+from support import programs
 from support.train_steps import STEPS, largest_error
 
 RUNS = [(0, 1), (0, 2), (1, 2)]  # rank, number of processes
@@ -24,26 +22,16 @@ def seen(tmp_path_factory):
     """What each process wrote: its losses, the ops it ran, gradients and weights."""
     folder = tmp_path_factory.mktemp("torch")
     environment = {
-        **os.environ,
         "MLAYERS_KERNELS": "auto",
         "OMP_NUM_THREADS": "1",  # idle threads would take the other process's core
-        "PYTHONPATH": str(Path(__file__).parents[1]),
     }
-    command = [sys.executable, "-P", "-m", "support.torch_training"]
     processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(size), folder],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        programs.start("-m", "support.torch_training", rank, size, folder, **environment)
         for rank, size in RUNS
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-3000:]
+            programs.finish(process, timeout=300)
     finally:
         for process in processes:  # one that waits for a partner which has failed
             process.kill()

@@ -8,16 +8,12 @@ MLAYERS_REQUIRE_ALL=1 turns that into a failure.
 """
 
 import importlib.util
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-TESTS = Path(__file__).parents[1]
+from support import programs
 
 # (backend, how): what it needs besides the backend
 CASES = {
@@ -38,24 +34,12 @@ def need(*packages):
         (pytest.fail if os.environ.get("MLAYERS_REQUIRE_ALL") == "1" else pytest.skip)(reason)
 
 
-def run(backend, *command):
-    """A Python program in a new process; its standard output's last line."""
-    process = subprocess.run(
-        [sys.executable, "-P", *map(str, command)],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return process.stdout.splitlines()[-1] if process.stdout else ""
-
-
 @pytest.mark.parametrize(("backend", "how"), CASES)
 def test_served_alone(backend, how, tmp_path):
     need(backend, *CASES[backend, how])
-    run(backend, "-m", "support.every_layer", how, tmp_path)
-    errors = json.loads(run("", TESTS / "support" / "serve_alone.py", tmp_path))
+    programs.output("-m", "support.every_layer", how, tmp_path, KERAS_BACKEND=backend)
+    server = programs.TESTS / "support" / "serve_alone.py"
+    errors = programs.result(server, tmp_path, KERAS_BACKEND="")
     assert errors.keys() == {"1", "3", "7"}
     assert max(errors.values()) < 1e-5
     # The comparison must be able to fail: rows are predicted differently.

@@ -2,7 +2,6 @@
 """FeatureInsight in `fit`: the files say what a report after each epoch says."""
 
 import csv
-import subprocess
 import sys
 
 import keras
@@ -11,6 +10,7 @@ import pytest
 
 from mlayers.insight import FeatureInsight, feature_insight_report
 from mlayers.layers import MLP, Dense
+from support import programs
 from support.check_model import OneLayerModel
 
 RNG = np.random.default_rng(8)
@@ -194,10 +194,7 @@ def test_event_files_need_no_tensorflow(tmp_path):
         "import keras\n"
         "print('tensorflow' in sys.modules and keras.backend.backend() != 'tensorflow')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[-1] == "False"
+    assert programs.output("-c", program).split()[-1] == "False"
     (event,) = scalars(tmp_path)["tag"]
     assert (event.step, event.value) == (3, 0.5)
 

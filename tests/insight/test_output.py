@@ -2,8 +2,6 @@
 """A report as text, table, dict, HTML and picture; and what is imported for it."""
 
 import json
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import keras
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlayers.insight import FeatureInsightReport, FieldInsight, _optional, feature_insight_report
+from support import programs
 
 mpl.use("Agg")
 
@@ -171,8 +170,4 @@ def test_nothing_heavy_is_imported():
         "import mlayers.layers, mlayers.insight\n"
         "assert mlayers.insight.feature_insight_report\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['mlayers']"
+    assert programs.output("-c", program).splitlines()[-1] == "['mlayers']"

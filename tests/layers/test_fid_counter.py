@@ -2,9 +2,6 @@
 """FidCounter: training counts as NumPy's bincount does, everything else looks up."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import keras
@@ -13,6 +10,7 @@ import pytest
 
 import mlayers
 from mlayers.layers import FidCounter, fold_weight_norm
+from support import programs
 from support.check_layer import CHECKS, check_layer
 from support.check_model import OneLayerModel, functional
 from support.frameworks import BACKEND, float64_allowed, to_numpy
@@ -246,15 +244,8 @@ print(json.dumps(seen))
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution")
 def test_a_batch_split_over_four_devices_counts_as_on_one():
     ids = IDS[:16]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", FOUR_DEVICES, json.dumps(ids.tolist())],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    flags = "--xla_force_host_platform_device_count=4"
+    seen = programs.result("-c", FOUR_DEVICES, json.dumps(ids.tolist()), XLA_FLAGS=flags)
     assert (seen["devices"], seen["one held by"], seen["four held by"]) == (4, 1, 4)
     np.testing.assert_array_equal(seen["one"][0], expected_counts(ids))
     assert seen["four"][0] == seen["one"][0]

@@ -17,25 +17,27 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def in_readme():
-    """The README's way to split a tower over two axes of two devices each."""
+    """The README's way to split a tower over two axes of two devices each; its layouts first."""
     (snippet,) = re.findall(r"```python\n((?:(?!```).)*LayoutMap.*?)```", README.read_text(), re.S)
-    exec(compile(snippet, str(README), "exec"), {})
-    return keras.distribution.distribution()
+    names = {}
+    exec(compile(snippet, str(README), "exec"), names)
+    return names["layouts"], keras.distribution.distribution()
 
 
 def unpaired():
     """Both layers split by their units: what goes from one to the other has to be gathered."""
-    layouts = in_readme()._layout_map
+    layouts, _ = in_readme()
     del layouts["tower/layer_2/dense/kernel"]
     layouts["tower/layer_2/dense/kernel"] = (None, "model")
     return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
 
 
 def distributions():
+    _, model = in_readme()
     return {
         "one": None,
         "data": keras.distribution.DataParallel(),
-        "model": in_readme(),
+        "model": model,
         "unpaired": unpaired(),
     }
 

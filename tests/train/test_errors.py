@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user can get wrong: one sentence on stderr, exit code 2, no traceback."""
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +11,7 @@ import pytest
 
 from mlayers.__main__ import main
 from mlayers.train import cli
+from support import programs
 
 GROUPS = ["--left", "user", "--right", "item", "--gate", "page"]
 ROWS = 40
@@ -271,7 +271,4 @@ def test_the_parser_imports_no_framework():
         "import sys; from mlayers.__main__ import build_parser; build_parser();"
         "print([m for m in ('keras', 'jax', 'torch', 'tensorflow', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert done.stdout.strip() == "[]"
+    assert programs.output("-c", code) == "[]"
