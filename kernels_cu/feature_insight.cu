@@ -13,11 +13,11 @@
 // 60 TFLOPS in float32 (no tensor cores, which would round it; half types have half the bytes).
 // Per 32 multiply-adds a lane reads shared memory 4 times forward, 4 for w_grad, 6 for x_grad.
 //
-//                             bytes                             operations
-//     feature_insight         1.07 GB out + 0.27 in, 312 us     8.6 G, 143 us
-//       squares               0.27 GB in + 0.02 out, 67 us      8.6 G, 143 us
-//     feature_insight_grad    1.07 GB + 0.54, 375 us            17.2 G, 286 us
-//       squares               0.54 GB + 0.02, 130 us            25.8 G, 430 us
+//                           bytes                           operations      H100 (3.0 TB/s), us
+//     feature_insight       1.07 GB out + 0.27 in, 312 us   8.6 G, 143 us   652, bfloat16 464
+//       squares             0.27 GB in + 0.02 out, 67 us    8.6 G, 143 us   397, 372
+//     feature_insight_grad  1.07 GB + 0.54, 375 us          17.2 G, 286 us  1060, 940
+//       squares             0.54 GB + 0.02, 130 us          25.8 G, 430 us  1266, 1202
 //
 // Compiled in: AGGREGATE, whether squares are summed; VEC, elements of a vector, divides K; WIDTH,
 // output columns of a block in the forward; DEPTH, input columns in the gradient; SIZES, FIRSTS of

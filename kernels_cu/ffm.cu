@@ -8,23 +8,19 @@
 // Deterministic: no atomics, every sum in an order that depends on the shapes alone.
 //
 // Floors at B 65536, L = R = 16, D 16, float32, on a device that moves 4.3 TB/s and computes 60
-// TFLOPS in float32; what bounds a kernel is the larger one:
+// TFLOPS in float32; what bounds a kernel is the larger one. What an H100 takes, which moves 3.0
+// TB/s, in float32 and in bfloat16 (half the bytes, the same operations), beside it:
 //
-//                              bytes                              operations
-//     ffm_multiply             1.07 GB out + 0.13 in, 281 us      0.27 G, 4 us
-//     ffm_multiply_grad        1.07 GB + 0.27, 312 us             1.07 G, 18 us
-//     .._left_grad, _right_    2 x 1.07 GB + 0.27, 562 us         1.07 G, 18 us
-//     ffm_dot                  0.07 GB out + 0.13 in, 47 us       0.54 G, 9 us
-//     ffm_dot_grad             0.07 GB + 0.27, 78 us              1.07 G, 18 us
+//                            bytes                            operations     H100, us
+//     ffm_multiply           1.07 GB out + 0.13 in, 281 us    0.27 G, 4 us   435, 225
+//     ffm_multiply_grad      1.07 GB + 0.27, 312 us           1.07 G, 18 us  462, 264
+//     .._left_, _right_grad  2 x 1.07 GB + 0.27, 562 us       1.07 G, 18 us
+//     ffm_dot                0.07 GB out + 0.13 in, 47 us     0.54 G, 9 us   90, 58
+//     ffm_dot_grad           0.07 GB + 0.27, 78 us            1.07 G, 18 us  170, 142
 //
-// bfloat16 has half the bytes and the same operations. What else could hold a kernel up, on paper,
-// with 132 SMs at 1.75 GHz, to each of which memory then brings 18.6 bytes a cycle:
-//
-//     ffm_multiply         10 instructions for 512 bytes of a warp, 28 cycles: 1/10 of their slots
-//     ffm_multiply_grad    85 for 2 KB, 110 cycles: 1/5; 16 shuffles, 1/7 of theirs. 28 warps have
-//                          57 KB under way, where 23 KB hide a latency of 700 ns
-//     ffm_dot              64 reads of shared memory a row, of 165 cycles: 2/5; its 4 x 4 tiles
-//     ffm_dot_grad         128 of 275 cycles: 1/2
+// multiply is at the memory's limit. dot is not: of its instructions, 460 a row of the batch and
+// 1600 in the gradient (ncu), 128 and 256 multiply; the others read shared memory number by number
+// and divide indices. Reading it by quads, with the sizes compiled in, would be the next step.
 //
 // Compiled in: VEC, elements of a vector of at most 16 bytes, divides D; PER_LANE, right fields of
 // a lane in ffm_multiply_grad; VEC_R divides R.

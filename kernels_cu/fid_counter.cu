@@ -8,7 +8,7 @@
 // A thread takes one vector of 16 bytes, each byte is read and written once. Deterministic.
 //
 // Floors for 100 million counters, float32, on a device that moves 4.3 TB/s: 800 MB, 186 us, either
-// way.
+// way (an H100, 3.0 TB/s: 268).
 
 extern "C" __global__ void __launch_bounds__(256)
 fid_counter(const scalar* __restrict__ counter, scalar* __restrict__ out, i64 size,
