@@ -103,9 +103,16 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
     if torch.compiler.is_compiling():
         results = _overloads[op.name](*tensors, *torch_rules.encoded(op, values))
     else:
-        call = _short_ways[op.name] if torch_eager.serves(tensors) else _overloads[op.name]
-        results = call(*tensors, *torch_rules.encoded_before(op, values))
+        codes = torch_rules.encoded_before(op, values)
+        is_plain = torch_eager.serves(tensors)
+        call = _short_ways[op.name] if is_plain else _overloads[op.name]
+        results = call(*tensors, *codes)
+        if is_plain:
+            torch_eager.remember(op, tensors, values, call, codes)
     return torch_rules.packed(op, results)
+
+
+recall = torch_eager.recall
 
 
 # --- definitions ---
