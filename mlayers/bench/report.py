@@ -66,7 +66,7 @@ def print_tower_row(row: Mapping[str, Any]) -> None:
         f"{row['op']} {row['shape']} {row['direction']}: ours {row['ours_us']:.0f},",
         f"stock layers {row['stock_us']:.0f}, ratio {row['ratio']:.2f}",
         f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
-        f"| neither norm nor sigmoid {row['floor_us']:.0f}",
+        f"| floor {row['floor_us']:.0f}, where the ratio is {row['ratio_floor']:.2f}",
         f"| its matrix products alone {row['products_us']:.0f}" if "products_us" in row else "",
         flush=True,
     )

@@ -17,6 +17,7 @@ import numpy as np
 import mlayers
 from mlayers.bench import machine
 from mlayers.bench.cases import Case
+from mlayers.bench.frameworks import least_of_autograd
 from mlayers.bench.timing import interleave
 from mlayers.cython_cpu import core
 
@@ -39,6 +40,10 @@ def framework_row(
     floors.update(machine.best_fill(np.empty(size, "float32")))
     if direction != "forward":
         floors["read"] = machine.memory_call(machine.READ, np.ones(size, "float32"))
+        if name == "torch":
+            tensors = [framework.tensor(array, dtype) for array in _arrays(case, direction)]
+            least = least_of_autograd(*tensors)
+            floors["least of autograd"] = partial(_call, framework, least, tensors)
     found = interleave({**calls, **floors}, seconds)
     medians = {column: found[column].median for column in calls}
     return {

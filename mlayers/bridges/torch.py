@@ -29,7 +29,7 @@ import torch
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from mlayers.bridges import native, torch_cuda, torch_eager, torch_rules
+from mlayers.bridges import RECALL, native, torch_cuda, torch_eager, torch_rules
 from mlayers.op import OPS, Op
 
 # Kernels get each of these as it is. Other subclasses (DTensor) mean more than their numbers.
@@ -58,6 +58,7 @@ def load() -> None:
     _define(native.PROBE)
     for name in OPS:
         _define_once(name)
+    RECALL["torch"] = torch_eager.recall
 
 
 def probe(dtype: str) -> None:
@@ -110,9 +111,6 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
         if is_plain:
             torch_eager.remember(op, tensors, values, call, codes)
     return torch_rules.packed(op, results)
-
-
-recall = torch_eager.recall
 
 
 # --- definitions ---

@@ -159,8 +159,8 @@ def gradients(
         formula = functools.partial(composed, op, codes)
         derived: tuple[Any, ...] = torch.func.vjp(formula, *inputs)[1](tuple(upstream))
         return derived
-    named = {**dict(zip(op.inputs, inputs, strict=True)), "grad": upstream[0]}
-    tensors = [named[name] for name in op.gradient.inputs]
+    known = (*inputs, upstream[0])
+    tensors = [known[i] for i in _gradient_inputs(op, op.gradient)]
     if op.gradient.kernel_wins is not None:
         values = decoded(op, codes)
         library = "torch" if tensors[0].device.type == "cpu" else "cuda"
@@ -168,6 +168,12 @@ def gradients(
             return composed(op.gradient, codes, *tensors)
     grads = overloads[op.gradient.name](*tensors, *codes)
     return grads if len(op.inputs) > 1 else (grads,)
+
+
+@functools.cache
+def _gradient_inputs(op: Op, gradient: Op) -> list[int]:
+    """Where the gradient's inputs are among those of the op and, behind them, the upstream."""
+    return [(*op.inputs, "grad").index(name) for name in gradient.inputs]
 
 
 def _has_tangent(tensor: Any) -> bool:

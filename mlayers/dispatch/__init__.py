@@ -59,23 +59,6 @@ def run(
     return _run_on_gpu(op, arrays, values, shapes, out, path)
 
 
-def recall(op: Op, library: str, arrays: Sequence[Any], values: Sequence[Any]) -> Any:
-    """The result of a call like one that was checked and run before; None says: look at it.
-
-    Args:
-        op: the declaration.
-        library: whose array the first is; it can be served here.
-        arrays: the inputs, not checked.
-        values: the attributes in declared order, not checked.
-    """
-    if library != "torch":  # the others run compiled, or their calls cost less than a look
-        return None
-    from mlayers.bridges import native
-
-    bridge = native.bridge(library)
-    return None if bridge is None else bridge.recall(op, arrays, values)
-
-
 def _check_path(op: Op, library: str, path: str, paths: Sequence[str]) -> None:
     if path != "auto" and path not in paths:
         raise RuntimeError(

@@ -135,10 +135,10 @@ class Dense(Layer):
                 inputs, kernel_io, self.trainable_kernel_norm, self.compute_dtype
             )
         else:
-            # @ and +: keras.ops.matmul computes float64 in float32 on torch, and + is quicker there
+            # @, here and in normed_product: keras.ops.matmul computes float64 in float32 on torch
             outputs = inputs @ ops.cast(kernel_io, self.compute_dtype)
         if self.bias is not None:
-            outputs = outputs + ops.convert_to_tensor(self.bias)
+            outputs += ops.convert_to_tensor(self.bias)  # in place on torch: 2 % of a step
         return self._activate(self.activation, outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

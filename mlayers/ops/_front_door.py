@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlayers import dispatch
+from mlayers.bridges import RECALL
 from mlayers.dispatch.arrays import (
     ARRAYS,
     FRAMEWORKS,
@@ -33,9 +34,8 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     Returns:
         One array, or a tuple of them where the op has several outputs.
     """
-    library = library_of(arrays[0])
-    if out is None and library is not None and _is_served(library):
-        known = dispatch.recall(op, library, arrays, values)
+    if library_of(arrays[0]) == "torch" and out is None:
+        known = _recall(op, arrays, values)
         if known is not None:
             return known
     checked = tuple([a.check(op.name, v) for a, v in zip(op.attributes, values, strict=True)])
@@ -56,6 +56,13 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
 # TensorFlow's autograph would rewrite all that is called from here, for 6 ms per call traced. This
 # is its mark of a function that it need not touch.
 vars(call)["autograph_info__"] = {}
+
+
+def _recall(op: Op, arrays: Sequence[Any], values: Sequence[Any]) -> Any:
+    """The result of a call of torch's like one that was checked and run before; else None."""
+    if sys.modules["torch"].compiler.is_compiling() or "torch" not in RECALL:
+        return None
+    return RECALL["torch"](op, arrays, values)
 
 
 def output_shapes(
