@@ -16,7 +16,8 @@ import torch
 
 from mlayers.bridges import native, torch_rules
 from mlayers.kernels_cu import driver, plan
-from mlayers.op import Op
+from mlayers.kernels_cu.plan import Plan
+from mlayers.op import Op, Shape
 
 
 @functools.cache
@@ -57,11 +58,9 @@ def kernel(op: Op) -> Callable[..., Any]:
 def compute(op: Op, tensors: Sequence[Any], codes: Sequence[Any]) -> tuple[Any, ...]:
     """Start the kernels; the composition where there are none for these shapes."""
     first = tensors[0]
-    dtype = str(first.dtype).removeprefix("torch.")
-    values = torch_rules.decoded(op, codes)
     shapes = tuple([tuple(tensor.shape) for tensor in tensors])
-    wanted = op.shapes(*shapes, *values)  # raises where a size that was unknown does not fit
-    chosen = plan(op.name, dtype, shapes, values)
+    hashable = tuple([tuple(code) if isinstance(code, list) else code for code in codes])
+    dtype, wanted, chosen = _planned(op, first.dtype, shapes, hashable)
     if chosen is None or driver.why_not() is not None:
         return torch_rules.composed(op, codes, *tensors)
     scratch = []
@@ -79,9 +78,23 @@ def compute(op: Op, tensors: Sequence[Any], codes: Sequence[Any]) -> tuple[Any, 
     return outputs
 
 
+@functools.lru_cache(maxsize=4096)
+def _planned(
+    op: Op, torch_dtype: Any, shapes: tuple[Shape, ...], codes: tuple[Any, ...]
+) -> tuple[str, tuple[Shape, ...], Plan | None]:
+    """The dtype's name, the shapes of the outputs, and what to start; a call asks again and again.
+
+    Raises:
+        ValueError: a size does not fit that was not known before.
+    """
+    dtype = str(torch_dtype).removeprefix("torch.")
+    values = torch_rules.decoded(op, codes)
+    return dtype, op.shapes(*shapes, *values), plan(op.name, dtype, shapes, values)
+
+
 def current_stream(device: Any) -> int:
-    """The address of torch's stream there."""
-    return int(torch.cuda.current_stream(device).cuda_stream)
+    """The address of torch's stream there, without making an object of it first."""
+    return int(torch._C._cuda_getCurrentRawStream(device.index))
 
 
 def _ready(tensor: Any) -> Any:
