@@ -8,6 +8,7 @@ import pytest
 if os.environ.get("KERAS_BACKEND") != "torch":
     pytest.skip("the torch bridge needs KERAS_BACKEND=torch", allow_module_level=True)
 
+import keras
 import numpy as np
 import torch
 
@@ -22,6 +23,8 @@ LEFT, RIGHT = torch.randn(3, 8), torch.randn(3, 4)
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     monkeypatch.setattr(torch_eager, "_known", {})
+    with keras.device("cpu"):  # where the tensors are; the composition moves them to Keras' device
+        yield
 
 
 def is_known(monkeypatch, call):
