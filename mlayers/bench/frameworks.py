@@ -257,32 +257,6 @@ class Torch:
         return int(torch.cuda.max_memory_allocated() - before)
 
 
-def least_of_autograd(upstream: Any, *inputs: Any) -> Callable[..., Any]:
-    """From (upstream, *inputs) to results of the right sizes: all is read, all filled, and no more.
-
-    No op that autograd knows of can take less in eager torch. The results' memory is used again.
-    """
-    import torch
-
-    out, grads = torch.empty_like(upstream), [torch.empty_like(tensor) for tensor in inputs]
-
-    class Least(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            ctx.save_for_backward(*inputs)
-            for tensor in inputs:
-                tensor.sum()
-            return out.detach().fill_(1)
-
-        @staticmethod
-        def backward(ctx: Any, upstream: Any) -> Any:
-            _ = ctx.saved_tensors
-            upstream.sum()
-            return tuple([grad.detach().fill_(1) for grad in grads])
-
-    return _TorchGradient(Least.apply)
-
-
 class _TorchGradient:
     """Forward and backward; torch.compile compiles the backward of a compiled forward with it."""
 
