@@ -56,7 +56,7 @@ def framework_row(
     }
 
 
-def least_of_autograd(upstream: Any, *inputs: Any) -> Callable[..., Any]:
+def least_of_autograd(upstream: Any, *inputs: Any) -> Any:
     """From (upstream, *inputs) to results of the right sizes: all is read, all filled, and no more.
 
     No op that autograd knows of can take less in eager torch. The results' memory is used again.
