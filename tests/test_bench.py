@@ -53,6 +53,8 @@ def test_backend_beside_numpy(tmp_path):
         others = [t for c, t in medians.items() if c.startswith(("composed", "numpy"))]
         assert row["ratio"]["best"] == pytest.approx(min(others) / ours)
         assert all(t["p10"] <= t["median"] <= t["p90"] for t in row["us"].values())
+        differentiates = row["framework"] == "torch" and row["direction"] != "forward"
+        assert ("least of autograd" in medians) is differentiates
 
 
 def test_numbers_of_a_case():
