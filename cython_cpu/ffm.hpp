@@ -85,30 +85,38 @@ struct Sizes {
 
 template <typename T>
 inline void multiply_rows(const mlayers_call *call, int64_t first, int64_t last) {
+    const Sizes n(call, 0);
+    multiply(input<T>(call, 0) + first * n.L * n.D, input<T>(call, 1) + first * n.R * n.D,
+             output<T>(call, 0) + first * n.L * n.R * n.D, last - first, n.L, n.R, n.D);
+}
+
+/* The same for an output that is not to be in the caches. */
+template <typename T>
+inline void multiply_rows_streaming(const mlayers_call *call, int64_t first, int64_t last) {
     constexpr int64_t ROOM = 16384; /* bytes that are made in the first cache and then streamed out */
     const Sizes n(call, 0);
-    const T *left_bld = input<T>(call, 0), *right_brd = input<T>(call, 1);
-    T *out_blrd = output<T>(call, 0);
-    char room[ROOM];
     const int64_t width = n.R * n.D * sizeof(T); /* what one left field makes */
-    const bool streams = call->streams && width <= ROOM;
+    if (width > ROOM) return multiply_rows<T>(call, first, last);
+    char room[ROOM];
     int64_t made = 0;
     for (int64_t bl = first * n.L; bl < last * n.L; bl++) {
-        T *out_rd = streams ? reinterpret_cast<T *>(room + made) : out_blrd + bl * n.R * n.D;
-        multiply(left_bld + bl * n.D, right_brd + bl / n.L * n.R * n.D, out_rd, n.R, n.D);
-        if (!streams) continue;
+        multiply_field(input<T>(call, 0) + bl * n.D, input<T>(call, 1) + bl / n.L * n.R * n.D,
+                       reinterpret_cast<T *>(room + made), n.R, n.D);
         made += width;
         if (made + width > ROOM || bl == last * n.L - 1) {
-            stream(reinterpret_cast<char *>(out_blrd + (bl + 1) * n.R * n.D) - made, room, made);
+            stream(reinterpret_cast<char *>(output<T>(call, 0) + (bl + 1) * n.R * n.D) - made, room,
+                   made);
             made = 0;
         }
     }
-    if (streams) stream_done();
+    stream_done();
 }
 
 template <typename T>
 inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) {
-    if (call->ints[1] == MULTIPLY) return multiply_rows<T>(call, first, last);
+    if (call->ints[1] == MULTIPLY)
+        return call->streams ? multiply_rows_streaming<T>(call, first, last)
+                             : multiply_rows<T>(call, first, last);
     const Sizes n(call, 0);
     for (int64_t b = first; b < last; b++)
         dot(input<T>(call, 0) + b * n.L * n.D, input<T>(call, 1) + b * n.R * n.D,
@@ -118,13 +126,16 @@ inline void forward_rows(const mlayers_call *call, int64_t first, int64_t last) 
 template <typename T>
 inline void backward_rows(const mlayers_call *call, int64_t first, int64_t last) {
     const Sizes n(call, 1);
-    const bool multiplies = call->ints[1] == MULTIPLY;
-    const auto grad_row = multiplies ? multiply_grad<T> : dot_grad<T>;
-    const int64_t width = n.L * n.R * (multiplies ? n.D : 1);
+    const T *grad = input<T>(call, 0), *left_bld = input<T>(call, 1), *right_brd = input<T>(call, 2);
+    T *left_grad_bld = output<T>(call, 0), *right_grad_brd = output<T>(call, 1);
+    const int64_t left = n.L * n.D, right = n.R * n.D; /* numbers in a row */
+    if (call->ints[1] == MULTIPLY)
+        return multiply_grad(grad + first * n.L * right, left_bld + first * left,
+                             right_brd + first * right, left_grad_bld + first * left,
+                             right_grad_brd + first * right, last - first, n.L, n.R, n.D);
     for (int64_t b = first; b < last; b++)
-        grad_row(input<T>(call, 0) + b * width, input<T>(call, 1) + b * n.L * n.D,
-                 input<T>(call, 2) + b * n.R * n.D, output<T>(call, 0) + b * n.L * n.D,
-                 output<T>(call, 1) + b * n.R * n.D, n.L, n.R, n.D);
+        dot_grad(grad + b * n.L * n.R, left_bld + b * left, right_brd + b * right,
+                 left_grad_bld + b * left, right_grad_brd + b * right, n.L, n.R, n.D);
 }
 
 constexpr mlayers_body FORWARD_ROWS[] = MLAYERS_BODIES(forward_rows);
