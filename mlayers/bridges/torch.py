@@ -40,7 +40,7 @@ _CPU = torch.device("cpu")
 _library: Any = None  # the C half
 _namespace: Any = None  # torch's record of our definitions, which it forgets with this object
 _overloads: dict[str, Any] = {}  # op -> its torch op; None where it has none here
-_short_ways: dict[str, torch_eager.Function] = {}  # op -> the same for eager calls
+_short_ways: dict[str, torch_eager.ShortWay] = {}  # op -> the same for eager calls
 _refused: dict[str, str] = {}  # op -> why it has none
 _lock = threading.RLock()
 
@@ -105,11 +105,12 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
         results = _overloads[op.name](*tensors, *torch_rules.encoded(op, values))
     else:
         codes = torch_rules.encoded_before(op, values)
-        is_plain = torch_eager.serves(tensors)
-        call = _short_ways[op.name] if is_plain else _overloads[op.name]
-        results = call(*tensors, *codes)
-        if is_plain:
-            torch_eager.remember(op, tensors, values, call, codes)
+        if torch_eager.serves(tensors):
+            way = _short_ways[op.name]
+            results = torch_eager.run(way, tensors, codes)
+            torch_eager.remember(op, tensors, values, way, codes)
+        else:
+            results = _overloads[op.name](*tensors, *codes)
     return torch_rules.packed(op, results)
 
 
@@ -166,7 +167,7 @@ def _define(op: Op) -> None:
         _namespace.impl(op.name, kernel, key, with_keyset=True)
     _namespace.impl(op.name, torch_cuda.kernel(op), "CUDA")
     _overloads[op.name] = getattr(torch.ops.mlayers, op.name).default
-    _short_ways[op.name] = torch_eager.function(op, _overloads)
+    _short_ways[op.name] = torch_eager.short_way(op, _overloads)
 
 
 def _refuse(op: Op, why: str) -> None:

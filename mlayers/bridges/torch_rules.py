@@ -160,7 +160,7 @@ def gradients(
         derived: tuple[Any, ...] = torch.func.vjp(formula, *inputs)[1](tuple(upstream))
         return derived
     known = (*inputs, upstream[0])
-    tensors = [known[i] for i in _gradient_inputs(op, op.gradient)]
+    tensors = [known[i] for i in gradient_inputs(op, op.gradient)]
     if op.gradient.kernel_wins is not None:
         values = decoded(op, codes)
         library = "torch" if tensors[0].device.type == "cpu" else "cuda"
@@ -171,7 +171,7 @@ def gradients(
 
 
 @functools.cache
-def _gradient_inputs(op: Op, gradient: Op) -> list[int]:
+def gradient_inputs(op: Op, gradient: Op) -> list[int]:
     """Where the gradient's inputs are among those of the op and, behind them, the upstream."""
     return [(*op.inputs, "grad").index(name) for name in gradient.inputs]
 

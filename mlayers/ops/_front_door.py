@@ -34,8 +34,13 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     Returns:
         One array, or a tuple of them where the op has several outputs.
     """
-    if library_of(arrays[0]) == "torch" and out is None:
-        known = _recall(op, arrays, values)
+    if (
+        out is None
+        and library_of(arrays[0]) == "torch"
+        and not sys.modules["torch"].compiler.is_dynamo_compiling()
+    ):
+        recall = RECALL.get("torch")
+        known = None if recall is None else recall(op, arrays, values)
         if known is not None:
             return known
     checked = tuple([a.check(op.name, v) for a, v in zip(op.attributes, values, strict=True)])
@@ -56,13 +61,6 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
 # TensorFlow's autograph would rewrite all that is called from here, for 6 ms per call traced. This
 # is its mark of a function that it need not touch.
 vars(call)["autograph_info__"] = {}
-
-
-def _recall(op: Op, arrays: Sequence[Any], values: Sequence[Any]) -> Any:
-    """The result of a call of torch's like one that was checked and run before; else None."""
-    if sys.modules["torch"].compiler.is_compiling() or "torch" not in RECALL:
-        return None
-    return RECALL["torch"](op, arrays, values)
 
 
 def output_shapes(
