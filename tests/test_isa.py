@@ -53,6 +53,18 @@ def test_ffm(dtype, int_type, left, right):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [1, 2, 4, 8, 16])
+def test_ffm_with_a_right_side_that_fills_vectors(dtype, dim):
+    """Of 4, 8 or 16 numbers, up to one more of them than stay in registers."""
+    sizes = {lanes * vectors for lanes in (4, 8, 16) for vectors in range(1, 14)}
+    for size in sorted(size for size in sizes if size % dim == 0):
+        left, right = normal(2, 3 * dim, dtype=dtype), normal(2, size, dtype=dtype)
+        out = check(mlayers.ffm, [left, right], dtype, dim_size=dim)
+        upstream = normal(*out.shape, dtype=dtype)
+        check(mlayers.ffm_grad, [upstream, left, right], dtype, dim_size=dim)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("aggregate", [False, True])
 @pytest.mark.parametrize(("sizes", "units"), SEGMENTS)
 def test_feature_insight(dtype, aggregate, sizes, units):
