@@ -38,7 +38,7 @@ inline float read_memory(const float *from, int64_t n) {
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W)
         for (int j = 0; j < 4; j++) sums[j] += load<W>(from + i + j * W);
-    return sum_of_lanes<float, W>(sums[0] + sums[1] + sums[2] + sums[3]);
+    return fold<float, 1, W>(sums[0] + sums[1] + sums[2] + sums[3]);
 }
 
 }  // namespace

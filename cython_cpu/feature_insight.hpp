@@ -49,7 +49,7 @@ inline C sum_of_squares(const C *x, int64_t n) {
     Vector<C, W> squares = {};
     int64_t i = 0;
     for (; i + W <= n; i += W) squares += load<W>(x + i) * load<W>(x + i);
-    C total = sum_of_lanes<C, W>(squares);
+    C total = fold<C, 1, W>(squares);
     for (; i < n; i++) total += x[i] * x[i];
     return total;
 }

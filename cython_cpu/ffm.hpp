@@ -29,7 +29,7 @@ inline void dot(const T *left_ld, const T *right_rd, T *out_lr, int64_t L, int64
             Vector<Computed<T>, W> products = {};
             int64_t d = 0;
             for (; d + W <= D; d += W) products += load<W>(left_d + d) * load<W>(right_d + d);
-            auto sum = sum_of_lanes<Computed<T>, W>(products);
+            auto sum = fold<Computed<T>, 1, W>(products);
             for (; d < D; d++) sum += load<1>(left_d + d) * load<1>(right_d + d);
             store<1>(out_lr + l * R + r, sum);
         }

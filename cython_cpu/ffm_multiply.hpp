@@ -14,6 +14,8 @@
 #ifndef MLAYERS_FFM_MULTIPLY_HPP
 #define MLAYERS_FFM_MULTIPLY_HPP
 
+#include <utility>
+
 #include "vector.hpp"
 
 namespace mlayers {
@@ -64,6 +66,19 @@ struct MultiplyGrad {
         for (int i = 0; i < N; i++) store<W>(left_grad_d + d + i * W, left_sum[i]);
     }
 };
+
+/* N numbers, as often as they fill W lanes. */
+template <typename C, int N, int W, int... lane>
+MLAYERS_INLINE Vector<C, W> repeat(Vector<C, N> x, std::integer_sequence<int, lane...> = {}) {
+    if constexpr (N == W)
+        return x;
+    else if constexpr (N == 1)
+        return all<W>(x);
+    else if constexpr (sizeof...(lane) == 0)
+        return repeat<C, N, W>(x, std::make_integer_sequence<int, 2 * N>());
+    else
+        return repeat<C, 2 * N, W>(__builtin_shufflevector(x, x, lane...));
+}
 
 /* D numbers from memory, as often as they fill W lanes; D is a power of two, F at least, W at most. */
 template <int F, int W, typename T>
@@ -197,7 +212,7 @@ struct MultiplyGradHeld {
 /* Calls f.run<W, V>() where the n numbers of a row of right fill V vectors, of the widest that they
  * fill, and these stay in registers; else returns false. With 1024 rows of 10 left and 12 right fields
  * this takes, on AVX-512, 0.2, 0.2, 0.4, 0.5 and 0.9 of the time of one field after the other for D = 1,
- * 2, 4, 8 and 16; the gradient 0.05, 0.1, 0.35, 0.5 and 0.9. (Each run is a function of its own: of
+ * 2, 4, 8 and 16; the gradient 0.1, 0.15, 0.3, 0.5 and 0.75. (Each run is a function of its own: of
  * several in one, GCC 12 keeps right in memory.) */
 template <int W, int V = 1, typename F>
 inline bool run_held(int64_t n, int64_t D, const F &f) {
@@ -218,7 +233,8 @@ inline bool run_held(int64_t n, int64_t D, const F &f) {
 template <typename T>
 inline void multiply(const T *left_bld, const T *right_brd, T *out_blrd, int64_t B, int64_t L,
                      int64_t R, int64_t D) {
-    if (run_held<LANES<T>>(R * D, D, MultiplyHeld<T>{left_bld, right_brd, out_blrd, B, L, D})) return;
+    if (run_held<LANES<T>>(R * D, D, MultiplyHeld<T>{left_bld, right_brd, out_blrd, B, L, D}))
+        return;
     for (int64_t b = 0; b < B; b++)
         for (int64_t bl = b * L; bl < (b + 1) * L; bl++)
             multiply_field(left_bld + bl * D, right_brd + b * R * D, out_blrd + bl * R * D, R, D);

@@ -15,7 +15,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -206,20 +205,7 @@ MLAYERS_INLINE void store(T *to, Vector<Computed<T>, W> x) {
     memory<W, T>::store(to, x);
 }
 
-/* N numbers, as often as they fill W lanes. */
-template <typename C, int N, int W, int... lane>
-MLAYERS_INLINE Vector<C, W> repeat(Vector<C, N> x, std::integer_sequence<int, lane...> = {}) {
-    if constexpr (N == W)
-        return x;
-    else if constexpr (N == 1)
-        return all<W>(x);
-    else if constexpr (sizeof...(lane) == 0)
-        return repeat<C, N, W>(x, std::make_integer_sequence<int, 2 * N>());
-    else
-        return repeat<C, 2 * N, W>(__builtin_shufflevector(x, x, lane...));
-}
-
-/* What lies N lanes apart, added: in halves, which the processor can do at once. */
+/* What lies N lanes apart, added (N = 1: all lanes): in halves, which the processor does at once. */
 template <typename C, int N, int W>
 MLAYERS_INLINE Vector<C, N> fold(Vector<C, W> x) {
     if constexpr (N == W) {
@@ -229,11 +215,6 @@ MLAYERS_INLINE Vector<C, N> fold(Vector<C, W> x) {
         memcpy(halves, &x, sizeof x);
         return fold<C, N, W / 2>(halves[0] + halves[1]);
     }
-}
-
-template <typename C, int W>
-MLAYERS_INLINE C sum_of_lanes(Vector<C, W> x) {
-    return fold<C, 1, W>(x);
 }
 
 /* Calls f.run<W, N>(i), each time for N vectors of W numbers, until they cover i = first to last. */

@@ -34,7 +34,7 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     Returns:
         One array, or a tuple of them where the op has several outputs.
     """
-    if (
+    if (  # dynamo, which would make RECALL a condition of its graph, is not to see it
         out is None
         and library_of(arrays[0]) == "torch"
         and not sys.modules["torch"].compiler.is_dynamo_compiling()
