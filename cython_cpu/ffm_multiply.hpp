@@ -21,6 +21,17 @@
 namespace mlayers {
 namespace {
 
+/* Of an output larger than the second cache, the lines are asked for before they are stored to; else
+ * each store waits for the line that it overwrites. On a Xeon with 1024 rows of 10 left and 12 right
+ * fields, D 16, two threads: 259 to 215 us; 512 rows: 117 to 88; within the second cache the same. The
+ * gradient, which mostly reads, gains nothing: the processor itself sees what is read in order. */
+template <int W, typename T>
+MLAYERS_INLINE void store_soon(T *to, int i) {
+    constexpr int64_t LINE = 64, AHEAD = 24 * LINE; /* bytes; 12 to 96 lines take the same time */
+    constexpr int VECTORS = W * sizeof(T) < LINE ? LINE / (W * sizeof(T)) : 1; /* in a line */
+    if (i % VECTORS == 0) __builtin_prefetch(reinterpret_cast<const char *>(to) + AHEAD, 1);
+}
+
 template <typename T>
 struct Multiply {
     const T *left_d, *right_rd;
@@ -34,6 +45,7 @@ struct Multiply {
         for (int64_t r = 0; r < R; r++)
             for (int i = 0; i < N; i++) {
                 int64_t at = r * D + d + i * W;
+                store_soon<W>(out_rd + at, i);
                 store<W>(out_rd + at, left[i] * load<W>(right_rd + at));
             }
     }
@@ -173,7 +185,11 @@ struct MultiplyHeld {
             for (int v = 0; v < V; v++) right[v] = load<W>(my.right_brd + (b * V + v) * W);
             for (int64_t bl = b * my.L; bl < (b + 1) * my.L; bl++) {
                 auto left = load_repeated<1, W>(my.left_bld + bl * my.D, my.D);
-                for (int v = 0; v < V; v++) store<W>(my.out_blrd + (bl * V + v) * W, left * right[v]);
+                for (int v = 0; v < V; v++) {
+                    T *out = my.out_blrd + (bl * V + v) * W;
+                    store_soon<W>(out, v);
+                    store<W>(out, left * right[v]);
+                }
             }
         }
     }

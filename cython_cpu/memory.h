@@ -20,8 +20,11 @@
 
 #define MLAYERS_LARGE ((int64_t)4 << 20)      /* below it huge pages gain nothing: as NumPy has it */
 #define MLAYERS_HUGE_PAGE ((uintptr_t)2 << 20)
-#define MLAYERS_USUAL_CACHE ((int64_t)32 << 20) /* where the system does not tell */
+#define MLAYERS_MOST_CACHE ((int64_t)32 << 20)
 
+/* What a process can keep in the last cache. A large one serves tens of cores: on 2 of them that see all
+ * 260 MB of a Xeon's, a fill with the read that follows it takes 2.9 and 2.5 ms at 32 MB, ordinary and
+ * past the caches, and 4.9 and 3.5, 7.3 and 4.6, 13.7 and 8.9 at 48, 64 and 128 MB. */
 static int64_t mlayers_cache_size(void) {
     static int64_t size = 0;
     int64_t found = __atomic_load_n(&size, __ATOMIC_RELAXED);
@@ -29,7 +32,7 @@ static int64_t mlayers_cache_size(void) {
 #ifdef _SC_LEVEL3_CACHE_SIZE
         found = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
-        if (found <= 0) found = MLAYERS_USUAL_CACHE;
+        if (found <= 0 || found > MLAYERS_MOST_CACHE) found = MLAYERS_MOST_CACHE;
         __atomic_store_n(&size, found, __ATOMIC_RELAXED);
     }
     return found;
