@@ -135,6 +135,10 @@ def _training_row(
         [float(model.train_on_batch(inputs, labels)) for _ in range(3)] for model in (ours, stock)
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    # From here on the weights stay as they are: where units die, their momenta shrink to denormal
+    # numbers, which an Intel core takes many times as long for, and torch does not flush to zero.
+    for model in (ours, stock, bare):
+        model.optimizer.learning_rate = 0.0
     calls = {
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
