@@ -90,25 +90,26 @@ inline void multiply_rows(const mlayers_call *call, int64_t first, int64_t last)
              output<T>(call, 0) + first * n.L * n.R * n.D, last - first, n.L, n.R, n.D);
 }
 
-/* The same for an output that is not to be in the caches. */
+/* The same for an output that is not to be in the caches: made in the first cache, whole rows or as
+ * many left fields of one as there is room for, and streamed out. */
 template <typename T>
 inline void multiply_rows_streaming(const mlayers_call *call, int64_t first, int64_t last) {
-    constexpr int64_t ROOM = 16384; /* bytes that are made in the first cache and then streamed out */
+    constexpr int64_t ROOM = 16384; /* bytes */
     const Sizes n(call, 0);
     const int64_t width = n.R * n.D * sizeof(T); /* what one left field makes */
     if (width > ROOM) return multiply_rows<T>(call, first, last);
-    char room[ROOM];
-    int64_t made = 0;
-    for (int64_t bl = first * n.L; bl < last * n.L; bl++) {
-        multiply_field(input<T>(call, 0) + bl * n.D, input<T>(call, 1) + bl / n.L * n.R * n.D,
-                       reinterpret_cast<T *>(room + made), n.R, n.D);
-        made += width;
-        if (made + width > ROOM || bl == last * n.L - 1) {
-            stream(reinterpret_cast<char *>(output<T>(call, 0) + (bl + 1) * n.R * n.D) - made, room,
-                   made);
-            made = 0;
+    alignas(64) T room[ROOM / sizeof(T)];
+    const int64_t fields = ROOM / width < n.L ? ROOM / width : n.L;
+    const int64_t rows = fields == n.L ? ROOM / (width * n.L) : 1;
+    for (int64_t b = first; b < last; b += rows)
+        for (int64_t l = 0; l < n.L; l += fields) {
+            const int64_t bl = b * n.L + l;
+            const int64_t B = rows < last - b ? rows : last - b;
+            const int64_t L = fields < n.L - l ? fields : n.L - l;
+            multiply(input<T>(call, 0) + bl * n.D, input<T>(call, 1) + b * n.R * n.D, room, B, L,
+                     n.R, n.D);
+            stream(output<T>(call, 0) + bl * n.R * n.D, room, B * L * width);
         }
-    }
     stream_done();
 }
 

@@ -56,12 +56,28 @@ def test_ffm(dtype, int_type, left, right):
 @pytest.mark.parametrize("dim", [1, 2, 4, 8, 16])
 def test_ffm_with_a_right_side_that_fills_vectors(dtype, dim):
     """Of 4, 8 or 16 numbers, up to one more of them than stay in registers."""
-    sizes = {lanes * vectors for lanes in (4, 8, 16) for vectors in range(1, 14)}
+    sizes = {lanes * vectors for lanes in (4, 8, 16) for vectors in range(1, 18)}
     for size in sorted(size for size in sizes if size % dim == 0):
         left, right = normal(2, 3 * dim, dtype=dtype), normal(2, size, dtype=dtype)
         out = check(mlayers.ffm, [left, right], dtype, dim_size=dim)
         upstream = normal(*out.shape, dtype=dtype)
         check(mlayers.ffm_grad, [upstream, left, right], dtype, dim_size=dim)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("left", "right"), [(10, 12), (10, 200), (2, 1100)], ids=["rows", "fields", "too wide"]
+)
+def test_ffm_into_an_output_beyond_the_caches(dtype, left, right):
+    """Stored past them: whole rows at once, some fields of one, fields too wide for either."""
+    dim, itemsize = 16, np.dtype(dtype).itemsize
+    batch = (33 << 20) // (left * right * dim * itemsize) + 1  # 32 MB at most count as a cache
+    lefts = normal(batch, left, 1, dim, dtype=dtype)
+    rights = normal(batch, 1, right, dim, dtype=dtype)
+    shape = (batch, left * right * dim)
+    out = np.ones(1 + np.prod(shape), dtype)[1:].reshape(shape)  # not at the start of a line
+    mlayers.ffm(lefts.reshape(batch, -1), rights.reshape(batch, -1), dim, out=out)
+    np.testing.assert_array_equal(out, (lefts * rights).reshape(shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
