@@ -25,6 +25,7 @@ cdef extern from "pool.h" nogil:
     int mlayers_get_num_threads()
     void mlayers_set_num_threads(int threads)
     void on_pool "mlayers_on_pool"(const Call*, int64_t, Body) noexcept
+    void on_pool_alone "mlayers_on_pool_alone"(const Call*, int64_t, Body) noexcept
 
 cdef extern from "memory.h" nogil:
     void prepare_outputs "mlayers_prepare_outputs"(Call*) noexcept
@@ -211,7 +212,7 @@ def run(str name, str dtype, tuple inputs, tuple outputs, tuple ints, tuple floa
                 raise ValueError(f"{name}: an output has {targets[i].size} elements")
             call.outputs[i].data = targets[i].data
         with nogil:
-            compute(op, &call)
+            compute_on(op, &call, on_pool_alone, mlayers_get_num_threads())
     finally:
         free(int_values)
         free(float_values)
