@@ -73,7 +73,7 @@ static void mlayers_look_out(const int *number, int before, int patience) {
             __asm__ __volatile__("yield");
 #endif
         }
-        if (patience > MLAYERS_PATIENCE) sched_yield();
+        if (patience > MLAYERS_PATIENCE) sched_yield(); /* others may have the core */
         clock_gettime(CLOCK_MONOTONIC, &now);
     } while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < patience);
 }
