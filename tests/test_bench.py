@@ -86,7 +86,7 @@ def test_different_results_are_not_compared():
     ("options", "words"),
     [
         (("--backend", "paddle"), "--backend must name numpy, jax, tensorflow, torch. Received: p"),
-        (("--op", "dot,conv"), "bench: --op must name multiply, dot, insight, aggregate, gate, co"),
+        (("--op", "dot,conv"), "bench: --op must name multiply, dot, insight, aggregate, gate, no"),
         (("--dtype", "int8"), "bench: --dtype must name float16, bfloat16, float32, float64. Rece"),
         (("--direction", "up"), "bench: --direction must name forward, forward+backward. Received"),
         (("--shape", "1,2,3"), "argument --shape: invalid _shape value: '1,2,3'"),

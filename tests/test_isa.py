@@ -101,6 +101,15 @@ def test_elementwise(dtype):
         check(fn, [counters], dtype, counter_threshold=500.0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(9, 1), (6, 37), (33, 600), (5000, 70)])
+def test_weight_norm(dtype, shape):
+    kernel = normal(*shape, dtype=dtype) / 4
+    arrays = [kernel, normal(shape[1], dtype=dtype)]
+    out = check(mlayers.weight_norm, arrays, dtype)
+    check(mlayers.weight_norm_grad, [out, *arrays], dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gate_over_the_whole_range(dtype):
     logits = np.linspace(-800, 800, 40001).astype(dtype)
@@ -145,6 +154,9 @@ def test_threads_change_no_bit(aggregate):
             *mlayers.feature_insight_grad(insight, x, weight, sizes, aggregate),
             *mlayers.feature_insight_grad(insight[:, :25], *narrow, sizes[:25], True),
             mlayers.lhuc_gate(out, out),
+            mlayers.weight_norm(left, left[0]),
+            *mlayers.weight_norm_grad(left, left, left[0]),
+            *mlayers.weight_norm_grad(weight.T, x.T[:70, :480], weight[:, 0]),
         ]  # fmt: skip
 
     mlayers.set_num_threads(1)

@@ -156,6 +156,24 @@ def gate(*shape: int) -> Case:
     )
 
 
+def norm(input_dim: int, units: int) -> Case:
+    """weight_norm."""
+    size = input_dim * units
+    return Case(
+        op="norm",
+        sizes=(input_dim, units),
+        inputs=((input_dim, units), (units,)),
+        output=(input_dim, units),
+        flops=3 * size,
+        grad_flops=7 * size,
+        ours=mlayers.weight_norm,
+        grad=mlayers.weight_norm_grad,
+        numpy=lambda kernel, lengths: (
+            kernel * (lengths / np.sqrt(np.maximum((kernel * kernel).sum(0), 1e-6)))
+        ),
+    )
+
+
 def counter(*shape: int) -> Case:
     """fid_counter."""
     return Case(
@@ -177,6 +195,7 @@ OPS: dict[str, tuple[Callable[..., Case], Sequence[tuple[int, ...]]]] = {
     "insight": (insight, (INSIGHT_SHAPE,)),
     "aggregate": (aggregate, (INSIGHT_SHAPE,)),
     "gate": (gate, ((1024, 512),)),
+    "norm": (norm, ((512, 512),)),
     "counter": (counter, ((1_000_000,),)),
 }
 
@@ -188,6 +207,7 @@ GPU_SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
     "insight": ((65536, 64, 16, 64),),
     "aggregate": ((65536, 64, 16, 64),),
     "gate": ((65536, 512),),
+    "norm": ((8192, 8192),),
     "counter": ((100_000_000,),),
 }
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from mlayers.layers import MLP, Dense, LHUCTower
-from mlayers.layers._weight_norm import column_scale
+from mlayers.layers._weight_norm import normed_kernel
 
 _KINDS = (Dense, MLP, LHUCTower, keras.layers.Dense)
 _INSTEAD = "Pass the layer itself, and as 'inputs' the array that the layer receives"
@@ -128,8 +128,7 @@ def effective_kernel(dense: Any) -> np.ndarray:
     kernel_io = keras.ops.convert_to_tensor(dense.kernel)
     stored = keras.backend.standardize_dtype(kernel_io.dtype)
     if isinstance(dense, Dense) and dense.allow_kernel_norm:
-        length_o = dense.trainable_kernel_norm
-        kernel_io = kernel_io * column_scale(kernel_io, length_o)
+        kernel_io = normed_kernel(kernel_io, dense.trainable_kernel_norm)
     as_array = keras.ops.convert_to_numpy(kernel_io)
     return np.ascontiguousarray(as_array, "float64" if stored == "float64" else "float32")
 

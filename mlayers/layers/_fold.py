@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras.src.saving.serialization_lib import ObjectSharingScope  # as keras.saving uses it
 
-from mlayers.layers._weight_norm import column_scale
+from mlayers.layers._weight_norm import normed_kernel
 from mlayers.layers.dense import Dense
 from mlayers.layers.group_int import GroupInt
 from mlayers.layers.lhuc_tower import LHUCTower
@@ -146,7 +146,7 @@ def _fill(copy: Any, model: Any, normed: list[Any]) -> None:
         # A copy: on JAX a training step gives up the very array that it updates.
         value = keras.ops.copy(keras.ops.convert_to_tensor(source))
         if id(source) in kernels:
-            value = value * column_scale(value, kernels[id(source)].trainable_kernel_norm)
+            value = normed_kernel(value, kernels[id(source)].trainable_kernel_norm)
         target.assign(value)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight norm computed on either side of the product, and children called without a front door."""
+"""Weight norm by the op and by formula, and children called without a front door."""
 
 import keras
 import numpy as np
@@ -25,7 +25,8 @@ TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 def normalised_kernel_product(inputs, kernel, length):
     """The formula in its plainest form: a normalised kernel, then the product."""
     squares = keras.ops.sum(kernel * kernel, axis=0)
-    scale = keras.ops.rsqrt(keras.ops.where(squares >= 1e-6, squares, 1e-6))
+    least = keras.ops.full_like(squares, 1e-6)  # a plain 1e-6 is torch's in float32
+    scale = keras.ops.rsqrt(keras.ops.where(squares >= 1e-6, squares, least))
     return inputs @ (kernel * (scale if length is None else scale * length))
 
 

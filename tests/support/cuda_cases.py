@@ -38,6 +38,11 @@ def elementwise(*shape: int) -> list[Case]:
     ]
 
 
+def norm(I: int, O: int) -> list[Case]:  # noqa: E741
+    """weight_norm and its gradient."""
+    return _with_gradient("weight_norm", ((I, O), (O,)), ())
+
+
 def identity(case: Case) -> str:
     """A name for pytest."""
     op, shapes, values = case
@@ -79,6 +84,10 @@ SMALL: list[Case] = [
     *insight(300, (33, 0, 2), 70, True),
     *insight(2, (0, 0), 3, False),
     *insight(2, (2, 1), 0, True),
+    *norm(3, 2),
+    *norm(70, 33),  # several rows of a warp, several blocks
+    *norm(0, 2),
+    *norm(2, 0),
     *elementwise(5, 7),
     *elementwise(3, 1000),
     *elementwise(1),
@@ -92,5 +101,6 @@ TYPICAL: list[Case] = [
     *insight(1024, (16,) * 64, 64, False),
     *insight(1024, (16,) * 64, 64, True),
     *insight(1024, (8, 4, 1), 1, False),
+    *norm(512, 512),
     *elementwise(1024, 512),
 ]

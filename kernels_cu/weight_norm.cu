@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// weight_norm and its gradients. Axes: i input, o output column, of a kernel.
+//
+//     weight_norm         out = kernel scale, scale[o] = norm / length,
+//                         length^2 = max(sum over i of kernel^2, eps)
+//     weight_norm_grad    norm_grad[o] = sum over i of grad kernel / length
+//                         kernel_grad = grad scale - kernel along,
+//                         along[o] = norm_grad norm / length^2, or 0 where the sum is below eps
+//
+// A block takes 32 neighbouring columns, one a lane, from top to bottom twice: for the sums, of which
+// each warp makes a part, and for the results, when the columns lie in the L2 cache. Deterministic.
+//
+// Floors at 512 x 512, float32: 2 MB and 3 MB, which an H200's L2 cache holds; so the time is that of a
+// launch and of the rounds through memory that 16 rows of a warp take, 8 at once: some 6 us. A wide
+// kernel, 8192 x 8192, moves 537 and 806 MB: 125 and 187 us at 4.3 TB/s.
+
+constexpr int ACROSS = 32, WARPS = 32;  // columns and warps of a block
+
+struct Sums {
+    real squares, products;
+};
+
+// Of this thread's column: each warp adds its rows, then each thread the parts of all warps.
+template <bool GRAD>
+__device__ __forceinline__ Sums column_sums(const scalar* kernel, const scalar* grad, i64 I, i64 O,
+                                            i64 column, Sums (&parts)[WARPS][ACROSS]) {
+    const int lane = threadIdx.x % ACROSS, warp = threadIdx.x / ACROSS;
+    Sums sums = {};
+    if (column < O) {
+#pragma unroll 8
+        for (i64 i = warp; i < I; i += WARPS) {
+            const real k = widen(kernel[i * O + column]);
+            sums.squares += k * k;
+            if constexpr (GRAD) sums.products += widen(grad[i * O + column]) * k;
+        }
+    }
+    parts[warp][lane] = sums;
+    __syncthreads();
+    sums = {};
+#pragma unroll 8
+    for (int w = 0; w < WARPS; w++) {
+        sums.squares += parts[w][lane].squares;
+        if constexpr (GRAD) sums.products += parts[w][lane].products;
+    }
+    return sums;
+}
+
+// A NaN is not below eps, and stays.
+__device__ __forceinline__ bool is_short(real squares) { return squares < (real)1e-6; }
+
+__device__ __forceinline__ real inverse_length(real squares) {
+    return 1 / sqrt(is_short(squares) ? (real)1e-6 : squares);
+}
+
+extern "C" __global__ void __launch_bounds__(ACROSS * WARPS)
+weight_norm(const scalar* __restrict__ kernel, const scalar* __restrict__ norm,
+            scalar* __restrict__ out, i64 I, i64 O) {
+    __shared__ Sums parts[WARPS][ACROSS];
+    const i64 column = blockIdx.x * (i64)ACROSS + threadIdx.x % ACROSS;
+    const Sums sums = column_sums<false>(kernel, kernel, I, O, column, parts);
+    if (column >= O) return;
+    const real scale = widen(norm[column]) * inverse_length(sums.squares);
+#pragma unroll 8
+    for (i64 i = threadIdx.x / ACROSS; i < I; i += WARPS)
+        out[i * O + column] = narrow(widen(kernel[i * O + column]) * scale);
+}
+
+extern "C" __global__ void __launch_bounds__(ACROSS * WARPS)
+weight_norm_grad(const scalar* __restrict__ grad, const scalar* __restrict__ kernel,
+                 const scalar* __restrict__ norm, scalar* __restrict__ kernel_grad,
+                 scalar* __restrict__ norm_grad, i64 I, i64 O) {
+    __shared__ Sums parts[WARPS][ACROSS];
+    const i64 column = blockIdx.x * (i64)ACROSS + threadIdx.x % ACROSS;
+    const Sums sums = column_sums<true>(kernel, grad, I, O, column, parts);
+    if (column >= O) return;
+    const real inverse = inverse_length(sums.squares), slope = sums.products * inverse;
+    const real scale = widen(norm[column]) * inverse;
+    const real along = is_short(sums.squares) ? 0 : slope * scale * inverse;
+    if (threadIdx.x < ACROSS) norm_grad[column] = narrow(slope);
+#pragma unroll 4
+    for (i64 i = threadIdx.x / ACROSS; i < I; i += WARPS) {
+        const i64 at = i * O + column;
+        kernel_grad[at] = narrow(widen(grad[at]) * scale - widen(kernel[at]) * along);
+    }
+}
