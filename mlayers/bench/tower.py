@@ -5,9 +5,10 @@ Both start from the same weights and must predict the same and lose the same whi
 nothing is timed. A row is timed in several rounds, in each of which the two take turns; its times
 and its ratio are the medians over the rounds, and `ratio_low` and `ratio_high` are the extremes.
 What is left to gain is seen beside a floor. Of a training step: the tower of stock layers with
-neither norm nor sigmoid, of which products, biases, relus, loss and optimizer are left. Of a folded
+neither norm nor sigmoid, of which products, biases, relus, loss and optimizer are left; it has the
+same variables, and its columns' lengths scale the biases, so that they are trained. Of a folded
 prediction: the tower without norm, since that is what folding is to leave. In eager torch ours may
-be below it, because our layers call one another without Keras' front door. `ratio_floor` is the
+be below either, because our layers call one another without Keras' front door. `ratio_floor` is the
 ratio that the floor would reach. Of a training step, its matrix products alone are timed too.
 """
 
@@ -69,48 +70,53 @@ def rows(framework_name: str, seconds: float, framework: Any = None) -> list[dic
 
 
 class StockDense(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
-    """A dense layer that normalises its kernel whenever it is called, or never if it is `bare`."""
+    """A dense layer whose lengths scale `"kernel"`, normalised at each call, `"bias"`, or None."""
 
     def __init__(
-        self, units: int, activation: Callable[[Any], Any] | None = None, bare: bool = False
+        self,
+        units: int,
+        activation: Callable[[Any], Any] | None = None,
+        scaled: str | None = "kernel",
     ) -> None:
         super().__init__()
         self.units = units
         self.activation = activation
-        self.bare = bare
+        self.scaled = scaled
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights."""
         self.kernel = self.add_weight(shape=(input_shape[-1], self.units))
-        if not self.bare:
+        if self.scaled:
             self.norm = self.add_weight(shape=(self.units,))
         self.bias = self.add_weight(shape=(self.units,))
 
     def call(self, inputs: Any) -> Any:
-        """Computes `activation(inputs @ normalised kernel + bias)`."""
-        kernel_io = self.kernel
-        if not self.bare:
+        """Computes `activation(inputs @ kernel + bias)`."""
+        kernel_io, bias_o = self.kernel, self.bias
+        if self.scaled == "kernel":
             squares_o = ops.sum(ops.square(self.kernel), axis=0)
             kernel_io = kernel_io * (self.norm * ops.rsqrt(ops.maximum(squares_o, 1e-6)))
-        outputs = ops.matmul(inputs, kernel_io) + self.bias
+        elif self.scaled == "bias":
+            bias_o = bias_o * self.norm
+        outputs = ops.matmul(inputs, kernel_io) + bias_o
         return outputs if self.activation is None else self.activation(outputs)
 
 
 class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     """The tower of such layers; without `sigmoid`, their logits are the gates."""
 
-    def __init__(self, bare: bool = False, sigmoid: bool = True) -> None:
+    def __init__(self, scaled: str | None = "kernel", sigmoid: bool = True) -> None:
         super().__init__()
         self.sigmoid = sigmoid
         last = len(OUTPUT_DIMS) - 1
         self.layers = [
-            StockDense(dim, ops.relu if i < last else None, bare)
+            StockDense(dim, ops.relu if i < last else None, scaled)
             for i, dim in enumerate(OUTPUT_DIMS)
         ]
         self.gates = [
             [
-                *(StockDense(width, ops.relu, bare) for width in GATE_DIMS),
-                StockDense(dim, bare=bare),
+                *(StockDense(width, ops.relu, scaled) for width in GATE_DIMS),
+                StockDense(dim, scaled=scaled),
             ]
             for dim in OUTPUT_DIMS
         ]
@@ -129,7 +135,7 @@ class StockTower(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
 def _training_row(
     framework: Any, direction: str, jit_compile: Any, seconds: float
 ) -> dict[str, Any]:
-    ours, stock, bare = _models(jit_compile, StockTower(bare=True, sigmoid=False))
+    ours, stock, floor = _models(jit_compile, StockTower("bias", sigmoid=False))
     inputs, labels = _data(TRAIN_BATCH)
     losses = [
         [float(model.train_on_batch(inputs, labels)) for _ in range(3)] for model in (ours, stock)
@@ -137,12 +143,12 @@ def _training_row(
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     # From here on the weights stay as they are: where units die, their momenta shrink to denormal
     # numbers, which an Intel core takes many times as long for, and torch does not flush to zero.
-    for model in (ours, stock, bare):
+    for model in (ours, stock, floor):
         model.optimizer.learning_rate = 0.0
     calls = {
         "ours": lambda: ours.train_on_batch(inputs, labels),
         "stock": lambda: stock.train_on_batch(inputs, labels),
-        "floor": lambda: bare.train_on_batch(inputs, labels),
+        "floor": lambda: floor.train_on_batch(inputs, labels),
         "products": _step_products(framework),
     }
     return _row(direction, TRAIN_BATCH, calls, seconds)
@@ -178,7 +184,7 @@ def _step_products(framework: Any) -> Callable[[], Any]:
 
 
 def _predict_row(seconds: float) -> dict[str, Any]:
-    ours, stock, bare = _models("auto", StockTower(bare=True))
+    ours, stock, floor = _models("auto", StockTower(None))
     folded = fold_weight_norm(ours)
     inputs, _ = _data(PREDICT_BATCH)
     predictions = [model.predict_on_batch(inputs) for model in (folded, stock)]
@@ -186,7 +192,7 @@ def _predict_row(seconds: float) -> dict[str, Any]:
     calls = {
         "ours": lambda: folded.predict_on_batch(inputs),
         "stock": lambda: stock.predict_on_batch(inputs),
-        "floor": lambda: bare.predict_on_batch(inputs),
+        "floor": lambda: floor.predict_on_batch(inputs),
     }
     return _row("predict folded", PREDICT_BATCH, calls, seconds)
 

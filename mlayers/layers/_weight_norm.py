@@ -6,8 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from mlayers.ops import weight_norm
-from mlayers.ops.weight_norm import EPSILON
+from mlayers.ops.weight_norm import EPSILON, weight_norm
 
 
 def normed_product(inputs: Any, kernel_io: Any, norm_o: Any, dtype: str) -> Any:

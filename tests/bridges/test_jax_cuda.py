@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlayers.op import OPS
-from support.bridge_calls import CALLS
+from support.bridge_calls import BATCHED, CALLS
 from support.op_examples import DTYPES, TOLERANCE
 
 if os.environ.get("KERAS_BACKEND") != "jax":
@@ -25,6 +25,7 @@ from support.programs import result
 
 LAUNCHES = {"wide": 3, "insight in parts": 4, "aggregate in parts": 4}  # others: one per op
 names = pytest.mark.parametrize("name", CALLS)
+batched_names = pytest.mark.parametrize("name", BATCHED)
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +75,11 @@ def test_programs_are_the_same_in_every_process(programs):
 def test_mapped_axis_joins_the_batch(seen, name):
     mapped = seen["mapped"][name]
     assert mapped["targets"] == (["mlayers_cuda"] if mapped["folds"] else [])
-    assert mapped["folds"] == (OPS[CALLS[name][0]].name != "feature_insight")
+    assert mapped["folds"] == (CALLS[name][0] not in ("feature_insight", "weight_norm"))
     assert mapped["error"] < 1e-5
 
 
-@names
+@batched_names
 @pytest.mark.parametrize("direction", ["forward", "gradient", "shard_map"])
 def test_split_batch_stays_split(programs, name, direction):
     devices = programs["devices"]
@@ -100,7 +101,7 @@ def test_keras_data_parallel_trains_as_one_device_does(programs):
     assert losses["one"][-1] < losses["one"][0]
 
 
-@names
+@batched_names
 def test_empty_batch(seen, name):
     assert seen["empty"][name] == 0
 

@@ -29,8 +29,9 @@ def test_trains_as_one_device_does(seen, loop):
 
 
 def test_kernels_are_in_the_graph(seen):
-    """On each device two products and three gates, and their gradients."""
-    expected = {"ffm": 2, "ffm_grad": 2, "lhuc_gate": 3, "lhuc_gate_grad": 3}
+    """On each device two products, three gates and nine kernels, and their gradients."""
+    forward = {"ffm": 2, "lhuc_gate": 3, "weight_norm": 9}
+    expected = {**forward, **{f"{op}_grad": n for op, n in forward.items()}}
     assert seen["custom one"]["calls"] == expected
     assert seen["custom two"]["calls"] == {op: 2 * n for op, n in expected.items()}
     assert seen["custom two"]["devices"] == ["CPU:0", "CPU:1"]

@@ -62,6 +62,7 @@ def test_losses_are_halves_of_that_of_one_process(seen):
 
 @RANKS
 def test_kernels_run(seen, rank):
-    """Two products and three gates in each step, and their gradients."""
-    expected = {"ffm": 2, "ffm_grad": 2, "lhuc_gate": 3, "lhuc_gate_grad": 3}
+    """Two products, three gates and nine kernels in each step, and their gradients."""
+    forward = {"ffm": 2, "lhuc_gate": 3, "weight_norm": 9}
+    expected = {**forward, **{f"{op}_grad": n for op, n in forward.items()}}
     assert seen[rank, 2]["ops"] == {f"mlayers::{op}": n * STEPS for op, n in expected.items()}

@@ -24,8 +24,11 @@ CALLS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = {
         {"segment_sizes": (2, 4), "aggregate": True},
     ),
     "gate": ("lhuc_gate", {"hidden": (8, 6), "logits": (8, 6)}, {}),
+    "norm": ("weight_norm", {"kernel": (8, 6), "norm": (6,)}, {}),
     "counter": ("fid_counter", {"counter": (8, 6)}, {"counter_threshold": 1.0, "step": 0.5}),
 }
+
+BATCHED = [name for name in CALLS if name != "norm"]  # a kernel has no batch
 
 
 def arrays_of(name: str, seed: int = 0, batch: int | None = None) -> list[np.ndarray]:
