@@ -12,8 +12,8 @@
 // each warp makes a part, and for the results, when the columns lie in the L2 cache. Deterministic.
 //
 // Floors at 512 x 512, float32: 2 MB and 3 MB, which an H200's L2 cache holds; so the time is that of a
-// launch and of the rounds through memory that 16 rows of a warp take, 8 at once: some 6 us. A wide
-// kernel, 8192 x 8192, moves 537 and 806 MB: 125 and 187 us at 4.3 TB/s.
+// launch and of the rounds through memory that 16 rows of a warp take, 8 at once: some 6 us, reckoned,
+// not measured. A wide kernel, 8192 x 8192, moves 537 and 806 MB: 125 and 187 us at 4.3 TB/s.
 
 constexpr int ACROSS = 32, WARPS = 32;  // columns and warps of a block
 

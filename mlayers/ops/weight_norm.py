@@ -63,8 +63,8 @@ def weight_norm_grad(grad: Any, kernel: Any, norm: Any, *, out: Any = None) -> A
         out: a tuple of two arrays of NumPy or CuPy for the results; for calls with those.
 
     Returns:
-        `(kernel_grad, norm_grad)`, shaped as `kernel` and `norm`. Of a column of zeros both are 0
-        where its length is 0; else `kernel_grad` is `1000 · norm · grad`.
+        `(kernel_grad, norm_grad)`, shaped as `kernel` and `norm`. Of a column of zeros `norm_grad`
+        is 0 and `kernel_grad` is `1000 · norm · grad`.
 
     Raises:
         ValueError: shapes that do not fit.

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from mlayers.layers import MLP, Dense, LHUCTower
+from mlayers.layers import MLP, Dense, LHUCTower, _weight_norm
 from mlayers.layers._weight_norm import _output_is_smaller, normed_product
 from support.check_layer import shapes_of, tensors_of
 from support.check_model import mask_passes_through, shake_weights
@@ -38,11 +38,13 @@ def arrays(shape, dtype, *, zero_column=False):
     return [a.astype(dtype) for a in (inputs, kernel, RNG.uniform(0.5, 2, UNITS))]
 
 
+@pytest.mark.parametrize("by", ["op", "formula"])
 @pytest.mark.parametrize("zero_column", [False, True])
 @pytest.mark.parametrize("with_length", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_values_and_gradients_of_both_sides(shape, dtype, with_length, zero_column):
+def test_values_and_gradients(monkeypatch, shape, dtype, with_length, zero_column, by):
+    monkeypatch.setattr(_weight_norm, "_takes_the_op", lambda: by == "op")
     with float64_allowed():
         tensors = arrays(shape, dtype, zero_column=zero_column)[: 2 + with_length]
         upstream = RNG.normal(size=(*shape[:-1], UNITS)).astype(dtype)

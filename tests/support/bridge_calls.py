@@ -28,7 +28,10 @@ CALLS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, Any]]] = {
     "counter": ("fid_counter", {"counter": (8, 6)}, {"counter_threshold": 1.0, "step": 0.5}),
 }
 
-BATCHED = [name for name in CALLS if name != "norm"]  # a kernel has no batch
+# A kernel has no batch.
+BATCHED = [
+    name for name, (op, *_) in CALLS.items() if OPS[op].input_axes[0].startswith(("b", "..."))
+]
 
 
 def arrays_of(name: str, seed: int = 0, batch: int | None = None) -> list[np.ndarray]:
