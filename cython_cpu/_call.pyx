@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels' common ground: their registry, the thread pool, and the way in for NumPy arrays.
 
-`run` fills `mlayers_call` from buffers, releases the GIL and calls; NumPy is not needed to build
-it. The bridges, which are C, get the same registry and pool as a `mlayers_runtime` (call.h). Knows
-no op by name.
+`Prepared.run` fills `mlayers_call` from buffers, releases the GIL and calls; NumPy is not needed to
+build it. The bridges, which are C, get the same registry and pool as a `mlayers_runtime` (call.h).
+Knows no op by name.
 """
 from call cimport (
     FLOAT32, MAX_ARRAYS, Array, Body, Call, Kernel, Op, Parallel, Runtime, Shapes,
@@ -149,75 +149,111 @@ def runtime_address():
 
 # --- NumPy ---
 
-def run(str name, str dtype, tuple inputs, tuple outputs, tuple ints, tuple floats):
-    """Run a registered op on C-contiguous arrays of a dtype of DTYPES, half types as uint16.
+cdef class Prepared:
+    """A registered op with its attributes, for C-contiguous arrays of one dtype of DTYPES.
 
-    The caller has checked everything; what is tested here only guards memory: that dtype for all
-    arrays, C order, writable outputs of the right size.
+    Half types come as uint16, because NumPy's buffers do not know bfloat16.
     """
-    cdef bytes encoded = name.encode()
-    cdef const Op* op = find(encoded, len(encoded))
-    cdef Call call
-    cdef Py_buffer views[2 * MAX_ARRAYS]
-    cdef int n_inputs = len(inputs), n_outputs = len(outputs), n_views = 0, i
-    cdef bytes format
-    cdef Array* array
-    cdef Array targets[MAX_ARRAYS]
-    cdef int64_t* int_values = NULL
-    cdef double* float_values = NULL
+    cdef const Op* op
+    cdef int32_t dtype
+    cdef char format  # of the buffers
+    cdef int64_t* ints
+    cdef int64_t n_ints
+    cdef double* floats
+    cdef int64_t n_floats
 
-    if op == NULL:
-        raise KeyError(name)
-    if n_inputs > MAX_ARRAYS or n_outputs > MAX_ARRAYS:
-        raise ValueError(f"a kernel takes at most {MAX_ARRAYS} inputs and outputs")
-    call.dtype = DTYPES.index(dtype)
-    format = (b"f", b"d", b"H", b"H")[call.dtype]
-    try:
-        for i in range(n_inputs + n_outputs):
-            if i < n_inputs:
-                PyObject_GetBuffer(
-                    inputs[i], &views[i], PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-                array = &call.inputs[i]
-            else:
-                PyObject_GetBuffer(
-                    outputs[i - n_inputs], &views[i],
-                    PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-                array = &targets[i - n_inputs]
-            n_views += 1
-            if views[i].format != format:
-                raise TypeError(f"{name}: an array is {views[i].format!r}, not {dtype}")
-            array.data = views[i].buf
-            array.rank = views[i].ndim
-            array.shape = <const int64_t*> views[i].shape
-            array.size = views[i].len // views[i].itemsize
-
-        int_values = <int64_t*> malloc(max(len(ints), 1) * sizeof(int64_t))
-        float_values = <double*> malloc(max(len(floats), 1) * sizeof(double))
-        if int_values == NULL or float_values == NULL:
+    def __cinit__(self, str name, str dtype, tuple ints, tuple floats):
+        encoded = name.encode()
+        self.op = find(encoded, len(encoded))
+        if self.op == NULL:
+            raise KeyError(name)
+        self.dtype = DTYPES.index(dtype)
+        self.format = b"fdHH"[self.dtype]
+        self.ints = <int64_t*> malloc(max(len(ints), 1) * sizeof(int64_t))
+        self.floats = <double*> malloc(max(len(floats), 1) * sizeof(double))
+        if self.ints == NULL or self.floats == NULL:
             raise MemoryError()
+        self.n_ints, self.n_floats = len(ints), len(floats)
         for i in range(len(ints)):
-            int_values[i] = ints[i]
+            self.ints[i] = ints[i]
         for i in range(len(floats)):
-            float_values[i] = floats[i]
-        call.ints = int_values
-        call.n_ints = len(ints)
-        call.floats = float_values
-        call.n_floats = len(floats)
-        call.n_inputs = n_inputs
-        call.n_outputs = 0
-        if not op.shapes(&call) or call.n_outputs != n_outputs:
-            raise ValueError(f"{name}: the kernel was given inputs that do not fit")
-        for i in range(n_outputs):
-            if call.outputs[i].size != targets[i].size:
-                raise ValueError(f"{name}: an output has {targets[i].size} elements")
-            call.outputs[i].data = targets[i].data
-        with nogil:
-            compute_on(op, &call, on_pool_alone, mlayers_get_num_threads())
-    finally:
-        free(int_values)
-        free(float_values)
-        for i in range(n_views):
-            PyBuffer_Release(&views[i])
+            self.floats[i] = floats[i]
+
+    def __dealloc__(self):
+        free(self.ints)
+        free(self.floats)
+
+    def run(self, tuple inputs, tuple outputs):
+        """Computes.
+
+        The caller has checked everything; what is tested here only guards memory: the dtype of all
+        arrays, C order, writable outputs of the right size.
+        """
+        cdef Call call
+        cdef Py_buffer views[2 * MAX_ARRAYS]
+        cdef Array targets[MAX_ARRAYS]
+        cdef Array* array
+        cdef int n_inputs = len(inputs), n_outputs = len(outputs), n_views = 0, flags, i
+        if n_inputs > MAX_ARRAYS or n_outputs > MAX_ARRAYS:
+            raise ValueError(f"a kernel takes at most {MAX_ARRAYS} inputs and outputs")
+        try:
+            for i in range(n_inputs + n_outputs):
+                flags = PyBUF_ND | PyBUF_C_CONTIGUOUS | PyBUF_FORMAT
+                if i < n_inputs:
+                    PyObject_GetBuffer(inputs[i], &views[i], flags)
+                    array = &call.inputs[i]
+                else:
+                    PyObject_GetBuffer(outputs[i - n_inputs], &views[i], flags | PyBUF_WRITABLE)
+                    array = &targets[i - n_inputs]
+                n_views += 1
+                if views[i].format[0] != self.format or views[i].format[1] != 0:
+                    raise TypeError(
+                        f"{self.op.name.decode()}: an array is {views[i].format!r}, "
+                        f"not {DTYPES[self.dtype]}")
+                array.data = views[i].buf
+                array.rank = views[i].ndim
+                array.shape = <const int64_t*> views[i].shape
+                array.size = views[i].len // views[i].itemsize
+            call.dtype = self.dtype
+            call.ints = self.ints
+            call.n_ints = self.n_ints
+            call.floats = self.floats
+            call.n_floats = self.n_floats
+            call.n_inputs = n_inputs
+            call.n_outputs = 0
+            if not self.op.shapes(&call) or call.n_outputs != n_outputs:
+                raise ValueError(
+                    f"{self.op.name.decode()}: the kernel was given inputs that do not fit")
+            for i in range(n_outputs):
+                if call.outputs[i].size != targets[i].size:
+                    raise ValueError(
+                        f"{self.op.name.decode()}: an output has {targets[i].size} elements")
+                call.outputs[i].data = targets[i].data
+            with nogil:
+                compute_on(self.op, &call, on_pool_alone, mlayers_get_num_threads())
+        finally:
+            for i in range(n_views):
+                PyBuffer_Release(&views[i])
+
+
+def share_memory(tuple inputs, tuple outputs):
+    """Whether one of the outputs overlaps another array; all are C-contiguous."""
+    cdef const char* starts[2 * MAX_ARRAYS]
+    cdef const char* ends[2 * MAX_ARRAYS]
+    cdef Py_buffer view
+    cdef int n_inputs = len(inputs), n = 0, i
+    if n_inputs > MAX_ARRAYS or len(outputs) > MAX_ARRAYS:
+        raise ValueError(f"a kernel takes at most {MAX_ARRAYS} inputs and outputs")
+    for array in inputs + outputs:
+        PyObject_GetBuffer(array, &view, PyBUF_C_CONTIGUOUS)
+        starts[n] = <const char*> view.buf
+        ends[n] = starts[n] + view.len
+        PyBuffer_Release(&view)
+        for i in range(n if n >= n_inputs else 0):
+            if starts[n] < ends[i] and starts[i] < ends[n]:
+                return True
+        n += 1
+    return False
 
 
 def output_shapes(str name, tuple shapes, tuple ints, tuple floats):

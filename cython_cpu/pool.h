@@ -5,12 +5,12 @@
  *
  * Its threads do not wait at the cores' expense: a framework's own pool wants them between our calls,
  * and a team that spins beside it costs milliseconds. Only for MLAYERS_PATIENCE does one look out for
- * the next job before it sleeps. NumPy has no pool, and takes 20 us of Python from one call to the next:
- * after its calls one looks out for MLAYERS_PATIENCE_ALONE, about as long as it takes a virtual machine
- * to wake a thread, and lets others have the core. (ffm multiply with 512 rows, 0, 20 and 50 us after
- * the last call: 88, 146, 145 us with the shorter patience, 91, 92, 92 with the longer; from
- * TensorFlow, forward and backward, 980 and 1120.) The caller works too, and never waits for a thread
- * that has not begun, so that calls from many threads at once cannot starve one another.
+ * the next job before it sleeps. NumPy has no pool, and a program's own Python takes some 20 us from one
+ * call to the next: after its calls one looks out for MLAYERS_PATIENCE_ALONE, about as long as it takes
+ * a virtual machine to wake a thread, and lets others have the core. (ffm multiply with 512 rows, 0, 20
+ * and 50 us after the last call: 88, 146, 145 us with the shorter patience, 91, 92, 92 with the longer;
+ * from TensorFlow, forward and backward, 980 and 1120.) The caller works too, and never waits for a
+ * thread that has not begun, so that calls from many threads at once cannot starve one another.
  *
  *   caller                                   worker
  *   put the job on the list, wake workers    look out for a job, then sleep until there is one; join

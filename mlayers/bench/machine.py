@@ -48,9 +48,10 @@ def memory_call(mode: int, buffer: np.ndarray[Any, Any]) -> Callable[[], None]:
         call.register(name, functions)
     source = buffer if mode != COPY else np.ones_like(buffer)
     target = buffer if mode != READ else np.empty_like(buffer)
+    prepared = call.Prepared("bandwidth", "float32", (mode,), ())
 
     def run() -> None:
-        call.run("bandwidth", "float32", (source,), (target,), (mode,), ())
+        prepared.run((source,), (target,))
 
     return run
 

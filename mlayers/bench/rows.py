@@ -202,7 +202,8 @@ def overhead(framework: Any, seconds: float) -> dict[str, float]:
 
     calls = framework_calls(framework, multiply(1, 1, 1, 4), "float32", "forward")
     arrays = tuple(np.ones((1, 4), "float32") for _ in range(3))
-    calls["bare kernel"] = partial(core().run, "ffm", "float32", arrays[:2], arrays[2:], (4, 0), ())
+    kernel = core().Prepared("ffm", "float32", (4, 0), ())
+    calls["bare kernel"] = partial(kernel.run, arrays[:2], arrays[2:])
     return {name: timing.median for name, timing in interleave(calls, seconds).items()}
 
 

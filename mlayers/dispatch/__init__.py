@@ -55,6 +55,8 @@ def run(
         if path == "auto":
             inputs = [array.shape for array in arrays]
             path = "cython" if op.takes_kernel("numpy", inputs, values) else "composition"
+            if path == "cython":
+                cpu.remember(op, arrays, values, shapes, out)
         return cpu.run(op, path, arrays, values, shapes, out)
     return _run_on_gpu(op, arrays, values, shapes, out, path)
 

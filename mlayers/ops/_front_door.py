@@ -14,6 +14,7 @@ import numpy as np
 
 from mlayers import dispatch
 from mlayers.bridges import RECALL
+from mlayers.dispatch import cpu
 from mlayers.dispatch.arrays import (
     ARRAYS,
     FRAMEWORKS,
@@ -34,9 +35,14 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
     Returns:
         One array, or a tuple of them where the op has several outputs.
     """
-    if (  # dynamo, which would make RECALL a condition of its graph, is not to see it
+    library = library_of(arrays[0])
+    if library == "numpy":
+        known = cpu.recall(op, arrays, values, out)
+        if known is not None:
+            return known
+    elif (  # dynamo, which would make RECALL a condition of its graph, is not to see it
         out is None
-        and library_of(arrays[0]) == "torch"
+        and library == "torch"
         and not sys.modules["torch"].compiler.is_dynamo_compiling()
     ):
         recall = RECALL.get("torch")
