@@ -3,6 +3,7 @@
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,6 +191,19 @@ def test_what_is_known_stays_small(monkeypatch):
     for batch in range(1, 20):
         mlayers.ffm(np.ones((batch, 4)), np.ones((batch, 4)), 4)
         assert 0 < len(cpu._known) <= 4
+
+
+def test_many_threads_know_and_forget(monkeypatch):
+    monkeypatch.setattr(cpu, "_MOST_KNOWN", 4)
+    cases = [(LEFT[:b].repeat(n, 0), RIGHT[:b].repeat(n, 0)) for b in (1, 2, 3) for n in (1, 2, 3)]
+    expected = [mlayers.ffm(left, right, 4) for left, right in cases]
+
+    def call(seed):
+        for i in np.random.default_rng(seed).integers(len(cases), size=300):
+            np.testing.assert_array_equal(mlayers.ffm(*cases[i], 4), expected[i])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(call, range(8)))  # raises what a thread raised
 
 
 def test_no_array_is_kept():
