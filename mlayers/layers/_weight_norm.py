@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from mlayers.layers._product import product
 from mlayers.ops.weight_norm import EPSILON, weight_norm
 
 
@@ -19,11 +20,11 @@ def normed_product(inputs: Any, kernel_io: Any, norm_o: Any, dtype: str) -> Any:
         dtype: what the product is computed in.
     """
     if _takes_the_op():
-        return inputs @ ops.cast(normed_kernel(kernel_io, norm_o), dtype)
+        return product(inputs, ops.cast(normed_kernel(kernel_io, norm_o), dtype))
     scale_o = _column_scale(kernel_io, norm_o)
     if keras.backend.backend() == "jax" and _output_is_smaller(inputs, kernel_io, dtype):
-        return (inputs @ kernel_io) * scale_o
-    return inputs @ ops.cast(kernel_io * scale_o, dtype)
+        return product(inputs, kernel_io) * scale_o
+    return product(inputs, ops.cast(kernel_io * scale_o, dtype))
 
 
 def normed_kernel(kernel_io: Any, norm_o: Any) -> Any:

@@ -10,6 +10,7 @@ from mlayers import activations
 from mlayers.layers import _checks
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import Layer, register
+from mlayers.layers._product import product
 from mlayers.layers._weight_norm import normed_product
 
 
@@ -135,8 +136,7 @@ class Dense(Layer):
                 inputs, kernel_io, self.trainable_kernel_norm, self.compute_dtype
             )
         else:
-            # @, here and in normed_product: keras.ops.matmul computes float64 in float32 on torch
-            outputs = inputs @ ops.cast(kernel_io, self.compute_dtype)
+            outputs = product(inputs, ops.cast(kernel_io, self.compute_dtype))
         if self.bias is not None:
             outputs += ops.convert_to_tensor(self.bias)  # in place on torch: 2 % of a step
         return self._activate(self.activation, outputs)
