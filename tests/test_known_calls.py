@@ -10,7 +10,7 @@ import pytest
 
 import mlayers
 from mlayers.dispatch import cpu
-from mlayers.ops import _front_door
+from support.known_calls import is_known
 
 RANDOM = np.random.default_rng(0)
 LEFT, RIGHT = (RANDOM.standard_normal((3, n), "float32") for n in (8, 4))
@@ -20,18 +20,6 @@ GRAD = RANDOM.standard_normal((3, 8), "float32")
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     monkeypatch.setattr(cpu, "_known", {})
-
-
-def is_known(monkeypatch, call):
-    """Whether a call is served without a look at its shapes."""
-    looks = []
-    output_shapes = _front_door.output_shapes
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            _front_door, "output_shapes", lambda *args: looks.append(1) or output_shapes(*args)
-        )
-        call()
-    return not looks
 
 
 def outputs(found):

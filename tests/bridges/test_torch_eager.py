@@ -14,7 +14,7 @@ import torch
 
 import mlayers
 from mlayers.bridges import torch_eager
-from mlayers.ops import _front_door
+from support.known_calls import is_known
 from support.torch_cases import FFM, assert_close, every_case
 
 LEFT, RIGHT = torch.randn(3, 8), torch.randn(3, 4)
@@ -25,18 +25,6 @@ def nothing_known(monkeypatch):
     monkeypatch.setattr(torch_eager, "_known", {})
     with keras.device("cpu"):  # where the tensors are; the composition moves them to Keras' device
         yield
-
-
-def is_known(monkeypatch, call):
-    """Whether a call is served without a look at its shapes."""
-    looks = []
-    output_shapes = _front_door.output_shapes
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            _front_door, "output_shapes", lambda *args: looks.append(1) or output_shapes(*args)
-        )
-        call()
-    return not looks
 
 
 @every_case

@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The product of a dense layer, whose gradient JAX gets in another form where that is faster."""
 
+import os
+
+import pytest
+
+if os.environ.get("KERAS_BACKEND") != "jax":
+    pytest.skip("it is JAX's gradient", allow_module_level=True)
+
+import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
-import pytest
 
 from mlayers.layers import MLP, Dense, _product
 
 RANDOM = np.random.default_rng(0)
-INPUTS, KERNEL = (RANDOM.standard_normal(shape, "float32") for shape in ((256, 32), (32, 64)))
+INPUTS, KERNEL = (RANDOM.standard_normal(shape, "float32") for shape in ((512, 32), (32, 64)))
 DIRECTION = INPUTS * 0.3, KERNEL * 0.2
-
-jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="is JAX's gradient")
 
 
 @pytest.fixture
 def turned(monkeypatch):
     """As where XLA has YNNPACK, whatever it has here."""
-    import jax
-
     monkeypatch.setattr(_product, "_xla_has_ynnpack", lambda: True)
     with jax.default_device("cpu"):
         yield
 
 
 def loss(product):
-    import jax.numpy as jnp
-
     return lambda inputs, kernel: jnp.sum(jnp.tanh(product(inputs, kernel)) ** 2)
 
 
@@ -34,49 +36,42 @@ def squares(gradient):
     return lambda *args: sum((part**2).sum() for part in gradient(*args))
 
 
-def transformations():
-    import jax
-
-    def gradient(f):
-        return jax.grad(f, (0, 1))
-
-    def directional(f):
-        return lambda x, w: jax.jvp(f, (x, w), DIRECTION)[1]
-
-    return {
-        "value": lambda f: f,
-        "gradient": gradient,
-        "compiled": lambda f: jax.jit(gradient(f)),
-        "of the inputs alone": lambda f: jax.grad(f, 0),
-        "of the kernel alone": lambda f: jax.jit(jax.grad(f, 1)),
-        "forward mode": directional,
-        "of the gradient": lambda f: gradient(squares(gradient(f))),
-        "forward mode of the gradient": lambda f: directional(squares(gradient(f))),
-        "of forward mode": lambda f: gradient(directional(f)),
-        "forward mode twice": lambda f: directional(directional(f)),
-        "of a checkpoint": lambda f: gradient(jax.checkpoint(f)),
-        "over many kernels": lambda f: (
-            lambda x, w: jax.vmap(gradient(f), (None, 0))(x, np.stack([w, 2 * w]))
-        ),
-        "over many inputs": lambda f: (
-            lambda x, w: jax.jit(jax.vmap(gradient(f), (0, None)))(np.stack([x, 2 * x]), w)
-        ),
-    }
+def gradient(f):
+    return jax.grad(f, (0, 1))
 
 
-NAMES = [
-    "value", "gradient", "compiled", "of the inputs alone", "of the kernel alone", "forward mode",
-    "of the gradient", "forward mode of the gradient", "of forward mode", "forward mode twice",
-    "of a checkpoint", "over many kernels", "over many inputs",
-]  # fmt: skip
+def directional(f):
+    return lambda x, w: jax.jvp(f, (x, w), DIRECTION)[1]
 
 
-@jax_only
-@pytest.mark.parametrize("name", NAMES)
+def over_kernels(f):
+    return lambda x, w: jax.vmap(gradient(f), (None, 0))(x, np.stack([w, 2 * w]))
+
+
+def over_inputs(f):
+    return lambda x, w: jax.jit(jax.vmap(gradient(f), (0, None)))(np.stack([x, 2 * x]), w)
+
+
+TRANSFORMATIONS = {
+    "value": lambda f: f,
+    "gradient": gradient,
+    "compiled": lambda f: jax.jit(gradient(f)),
+    "of the inputs alone": lambda f: jax.grad(f, 0),
+    "of the kernel alone": lambda f: jax.jit(jax.grad(f, 1)),
+    "forward mode": directional,
+    "of the gradient": lambda f: gradient(squares(gradient(f))),
+    "forward mode of the gradient": lambda f: directional(squares(gradient(f))),
+    "of forward mode": lambda f: gradient(directional(f)),
+    "forward mode twice": lambda f: directional(directional(f)),
+    "of a checkpoint": lambda f: gradient(jax.checkpoint(f)),
+    "over many kernels": over_kernels,
+    "over many inputs": over_inputs,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_every_derivative_is_that_of_the_plain_product(name, turned):
-    import jax
-
-    transformation = transformations()[name]
+    transformation = TRANSFORMATIONS[name]
     found = transformation(loss(_product._with_turned_gradient()))(INPUTS, KERNEL)
     expected = transformation(loss(lambda x, w: x @ w))(INPUTS, KERNEL)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -85,13 +80,10 @@ def test_every_derivative_is_that_of_the_plain_product(name, turned):
 
 def is_turned(inputs, kernel):
     """Whether the gradient for a kernel is made of inputs that were turned round in memory."""
-    import jax
-
     gradient = jax.grad(lambda x, w: _product.product(x, w).sum(), 1)
     return "optimization_barrier" in str(jax.make_jaxpr(gradient)(inputs, kernel))
 
 
-@jax_only
 def test_which_products_are_turned(turned, monkeypatch):
     def arrays(rows, input_dim, units, dtype="float32"):
         return np.ones((rows, input_dim), dtype), np.ones((input_dim, units), dtype)
@@ -108,23 +100,27 @@ def test_which_products_are_turned(turned, monkeypatch):
     assert not is_turned(*arrays(512, 32, 16))
 
 
-@jax_only
 def test_a_product_that_nobody_traces_is_plain(turned, monkeypatch):
     monkeypatch.setattr(_product, "_with_turned_gradient", None)  # would be called
     found = _product.product(keras.ops.array(INPUTS), keras.ops.array(KERNEL))
     np.testing.assert_allclose(found, INPUTS @ KERNEL, rtol=1e-5, atol=1e-5)
 
 
-@jax_only
-def test_what_is_asked_of_xla_has_an_answer():
-    assert _product._xla_has_ynnpack() in (True, False)
+def test_xla_gets_the_product_that_is_promised():
+    def compiled(product):
+        gradient = jax.jit(jax.grad(lambda w, x: jnp.tanh(product(x, w)).sum()))
+        return gradient.lower(KERNEL, INPUTS).compile().as_text()
+
+    turned, plain = compiled(_product._with_turned_gradient()), compiled(lambda x, w: x @ w)
+    over_first_axes = "lhs_contracting_dims={0}, rhs_contracting_dims={0}"
+    assert over_first_axes in plain
+    assert over_first_axes not in turned
+    gained = turned.count("__ynn_fusion") > plain.count("__ynn_fusion")
+    assert gained is _product._xla_has_ynnpack()
 
 
-@jax_only
 @pytest.mark.parametrize("normed", [False, True])
 def test_dense_layers_take_it(normed, turned):
-    import jax
-
     layer = Dense(64, allow_kernel_norm=normed, kernel_norm_trainable=normed)
     layer.build(INPUTS.shape)
 
@@ -135,7 +131,7 @@ def test_dense_layers_take_it(normed, turned):
     assert "optimization_barrier" in str(jax.make_jaxpr(jax.grad(total))(trainable))
 
 
-def test_training_is_the_same_as_that_of_keras():
+def test_training_is_the_same_as_that_of_keras(turned):
     mlp = MLP([32, 16, 1], use_weight_norm=False)
     stock = keras.Sequential(
         [keras.layers.Dense(n, a) for n, a in ((32, "relu"), (16, "relu"), (1, None))]
