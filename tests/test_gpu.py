@@ -32,6 +32,7 @@ CASES = [
     *cuda_cases.insight(1000, (16, 5, 0, 20), 70, False),
     *cuda_cases.insight(1000, (16, 5, 0, 20), 70, True),
     *cuda_cases.elementwise(33, 65),
+    *cuda_cases.norm(300, 70),
 ]
 COMPILED = {"torch": "inductor", "jax": "jit"}.get(BACKEND)
 
