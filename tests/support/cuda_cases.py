@@ -85,7 +85,9 @@ SMALL: list[Case] = [
     *insight(2, (0, 0), 3, False),
     *insight(2, (2, 1), 0, True),
     *norm(3, 2),
-    *norm(70, 33),  # several rows of a warp, several blocks
+    *norm(70, 33),  # several rows of a thread, several blocks
+    *norm(2050, 9),  # many threads above one another
+    *norm(40, 1030),  # broad blocks
     *norm(0, 2),
     *norm(2, 0),
     *elementwise(5, 7),
@@ -102,5 +104,7 @@ TYPICAL: list[Case] = [
     *insight(1024, (16,) * 64, 64, True),
     *insight(1024, (8, 4, 1), 1, False),
     *norm(512, 512),
+    *norm(8192, 512),
+    *norm(4096, 4096),
     *elementwise(1024, 512),
 ]
