@@ -31,6 +31,7 @@ _any_requires_grad = torch._C._any_requires_grad
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
 _BELOW_AUTOGRAD = torch._C._after_autograd_keyset
 _unwrap_batched = _functorch.unwrap_batched
+_TracingContext = torch._guards.TracingContext  # of the graph that torch.compile is making
 _map_once = _functorch.custom_function_call_vmap_helper
 
 KINDS = ("int", "float", "int[]")  # of attributes, in the order of a torch op's arguments
@@ -134,7 +135,8 @@ def _autograd_kernel(op: Op, overloads: Overloads) -> Callable[..., Any]:
 
 def _is_fused(op: Op, arguments: Sequence[Any]) -> bool:
     """Whether torch.compile is making a graph in which it would fuse the formula."""
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+    # Not torch.compiler.is_compiling(), which before torch 2.13 is true while dynamo traces alone.
+    if _TracingContext.try_get() is None or torch.compiler.is_exporting():
         return False
     if chosen_path() != "auto":
         return False

@@ -24,6 +24,11 @@ def library_of(array: Any) -> str | None:
         `"numpy"`, `"cupy"`, `"tensorflow"`, `"jax"`, `"torch"`; `"keras"` for a Keras variable,
         which belongs to the active backend, and `"symbolic"` for a KerasTensor.
     """
+    # First, and not by what is known: torch.compile, which traces this, makes every entry of that
+    # dict, and that CuPy is not loaded yet, a condition of its graph.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return "torch"
     kind = type(array)
     if kind not in _library_of_type:
         _library_of_type[kind] = _find_library(array)
@@ -36,7 +41,6 @@ def _find_library(array: Any) -> str | None:
         return None if isinstance(array, np.ma.MaskedArray) else "numpy"
     for library, names in (
         ("cupy", ("ndarray",)),
-        ("torch", ("Tensor",)),
         ("jax", ("Array",)),
         ("tensorflow", ("Tensor", "Variable")),
     ):

@@ -64,10 +64,6 @@ def test_torch_compile_fuses_what_is_small(path, batch, kernel):
     import torch
     from torch._dynamo.backends.common import aot_autograd
 
-    from support.tensors import keras_ops_can_be_traced
-
-    if not kernel and not keras_ops_can_be_traced():
-        pytest.skip("this torch does not say that it compiles: it keeps the kernel")
     graphs = []
 
     def record(graph, _):
