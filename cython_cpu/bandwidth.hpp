@@ -5,7 +5,7 @@
 #ifndef MLAYERS_BANDWIDTH_HPP
 #define MLAYERS_BANDWIDTH_HPP
 
-#include "vector.hpp"
+#include "stream.hpp"
 
 namespace mlayers {
 namespace {

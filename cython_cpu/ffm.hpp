@@ -90,12 +90,21 @@ inline void multiply_rows(const mlayers_call *call, int64_t first, int64_t last)
              output<T>(call, 0) + first * n.L * n.R * n.D, last - first, n.L, n.R, n.D);
 }
 
-/* The same for an output that is not to be in the caches: made in the first cache, whole rows or as
- * many left fields of one as there is room for, and streamed out. */
+/* The same for an output that is not to be in the caches: streamed out of the registers, or made in the
+ * first cache, whole rows or as many left fields of one as there is room for, and streamed out of it. */
 template <typename T>
 inline void multiply_rows_streaming(const mlayers_call *call, int64_t first, int64_t last) {
     constexpr int64_t ROOM = 16384; /* bytes */
     const Sizes n(call, 0);
+#if defined(__AVX512F__)
+    if constexpr (std::is_same<T, Computed<T>>::value) {
+        const MultiplyHeld<T, Lines> f{input<T>(call, 0) + first * n.L * n.D,
+                                       input<T>(call, 1) + first * n.R * n.D,
+                                       output<T>(call, 0) + first * n.L * n.R * n.D, last - first,
+                                       n.L, n.D};
+        if (run_held<HELD, LANES<T>, LANES<T>>(n.R * n.D, n.D, f)) return;
+    }
+#endif
     const int64_t width = n.R * n.D * sizeof(T); /* what one left field makes */
     if (width > ROOM) return multiply_rows<T>(call, first, last);
     alignas(64) T room[ROOM / sizeof(T)];

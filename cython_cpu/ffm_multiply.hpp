@@ -16,22 +16,10 @@
 
 #include <utility>
 
-#include "vector.hpp"
+#include "stream.hpp"
 
 namespace mlayers {
 namespace {
-
-/* Asks for the line that the loop will come to soon; i counts the vectors from the start of one.
- * Else a store to an output beyond the second cache waits for the line that it overwrites, and an
- * upstream gradient beyond all caches comes slower. On a Xeon, float32, D 16, two threads: forward,
- * 1024 rows of 10 by 12 fields, 259 to 215 us, 512 rows 117 to 88; gradient, 8192 rows of 16 by 16, 4.6
- * to 3.4 ms; within the second cache the same. 12 to 96 lines ahead take the same time. */
-template <int W, bool TO_STORE, typename T>
-MLAYERS_INLINE void ask_ahead(const T *at, int i) {
-    constexpr int LINE = 64, AHEAD = 48 * LINE, VECTOR = W * sizeof(T); /* bytes */
-    if (VECTOR >= LINE || i % (LINE / VECTOR) == 0)
-        __builtin_prefetch(reinterpret_cast<const char *>(at) + AHEAD, TO_STORE);
-}
 
 template <typename T>
 struct Multiply {
@@ -166,14 +154,18 @@ inline void multiply_grad_field(const T *grad_rd, const T *left_d, const T *righ
 
 /* --- whole rows, where right is small: it stays in registers, in the gradient its sums too --- */
 
-/* Vectors of right: of 32 registers, or of 16. The gradient holds as many sums beside them. */
+/* Vectors of right: of 32 registers, or of 16. The gradient holds its sums, and beside them as many
+ * vectors of right if there is room for both; else these come from the first cache. That, against sums
+ * in memory, on an AMD EPYC: AVX-512, two threads, float32, D 16, 1024 rows of 10 by 16 fields, 250 to
+ * 115 us, 8192 of 16 by 16, beyond the caches, 6.1 to 5.2 ms; AVX2, one thread, D 8, 1024 rows of 10 by 8
+ * fields, 106 to 62 us. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int HELD = 16, HELD_GRAD = 12;
+constexpr int HELD = 16, HELD_BOTH = 12;
 #else
-constexpr int HELD = 8, HELD_GRAD = 6;
+constexpr int HELD = 8, HELD_BOTH = 6;
 #endif
 
-template <typename T>
+template <typename T, template <typename, int> class Out = Stores>
 struct MultiplyHeld {
     const T *left_bld, *right_brd;
     T *out_blrd;
@@ -182,17 +174,16 @@ struct MultiplyHeld {
     template <int W, int V>
     __attribute__((noinline)) void run() const {
         const MultiplyHeld my = *this; /* or each store might have changed it */
+        Out<T, W> out(my.out_blrd);
         Vector<Computed<T>, W> right[V];
         for (int64_t b = 0; b < my.B; b++) {
             for (int v = 0; v < V; v++) right[v] = load<W>(my.right_brd + (b * V + v) * W);
             for (int64_t bl = b * my.L; bl < (b + 1) * my.L; bl++) {
                 auto left = load_repeated<1, W>(my.left_bld + bl * my.D, my.D);
-                for (int v = 0; v < V; v++) {
-                    ask_ahead<W, true>(my.out_blrd + (bl * V + v) * W, v);
-                    store<W>(my.out_blrd + (bl * V + v) * W, left * right[v]);
-                }
+                for (int v = 0; v < V; v++) out.put(left * right[v], v);
             }
         }
+        out.end();
     }
 };
 
@@ -205,18 +196,25 @@ struct MultiplyGradHeld {
     template <int W, int V>
     __attribute__((noinline)) void run() const {
         using VectorW = Vector<Computed<T>, W>;
+        constexpr bool BOTH = V <= HELD_BOTH;
         const MultiplyGradHeld my = *this;
-        VectorW right[V], right_sum[V];
+        VectorW right[BOTH ? V : 1], right_sum[V];
         for (int64_t b = 0; b < my.B; b++) {
+            const T *right_rd = my.right_brd + b * V * W;
             for (int v = 0; v < V; v++) {
-                right[v] = load<W>(my.right_brd + (b * V + v) * W);
+                if constexpr (BOTH) right[v] = load<W>(right_rd + v * W);
                 right_sum[v] = VectorW{};
             }
             for (int64_t bl = b * my.L; bl < (b + 1) * my.L; bl++) {
                 VectorW left = load_repeated<1, W>(my.left_bld + bl * my.D, my.D), left_sum = {};
                 for (int v = 0; v < V; v++) {
-                    VectorW grad = load<W>(my.grad_blrd + (bl * V + v) * W);
-                    left_sum += grad * right[v];
+                    const T *at = my.grad_blrd + (bl * V + v) * W;
+                    if constexpr (!BOTH) ask_ahead<W, false>(at, v);
+                    VectorW grad = load<W>(at);
+                    if constexpr (BOTH)
+                        left_sum += grad * right[v];
+                    else
+                        left_sum += grad * load<W>(right_rd + v * W);
                     right_sum[v] += grad * left;
                 }
                 store_folded<1, W>(my.left_grad_bld + bl * my.D, left_sum, my.D);
@@ -227,11 +225,11 @@ struct MultiplyGradHeld {
 };
 
 /* Calls f.run<W, V>() where the n numbers of a row of right fill V vectors, MOST at most, of the widest
- * that they fill, and these stay in registers; else returns false. With 1024 rows of 10 by 12 fields
- * this takes, on AVX-512, 0.2, 0.2, 0.4, 0.5 and 0.9 of the time of one field after the other for D = 1,
- * 2, 4, 8 and 16; the gradient 0.1, 0.15, 0.3, 0.5 and 0.75. (Each run is a function of its own: of
- * several in one, GCC 12 keeps right in memory.) */
-template <int MOST, int W, int V = 1, typename F>
+ * that they fill, of LEAST at least, and these stay in registers; else returns false. With 1024 rows of
+ * 10 by 12 fields this takes, on AVX-512, 0.2, 0.2, 0.4, 0.5 and 0.9 of the time of one field after the
+ * other for D = 1, 2, 4, 8 and 16; the gradient 0.1, 0.15, 0.3, 0.5 and 0.75. (Each run is a function of
+ * its own: of several in one, GCC 12 keeps right in memory.) */
+template <int MOST, int W, int LEAST = 4, int V = 1, typename F>
 inline bool run_held(int64_t n, int64_t D, const F &f) {
     if (D > W || W % D != 0) return false;
     if (n == V * W) {
@@ -239,9 +237,9 @@ inline bool run_held(int64_t n, int64_t D, const F &f) {
         return true;
     }
     if constexpr (V < MOST)
-        if (n % W == 0) return run_held<MOST, W, V + 1>(n, D, f);
-    if constexpr (W > 4)
-        if (n % W != 0) return run_held<MOST, W / 2>(n, D, f);
+        if (n % W == 0) return run_held<MOST, W, LEAST, V + 1>(n, D, f);
+    if constexpr (W > LEAST)
+        if (n % W != 0) return run_held<MOST, W / 2, LEAST>(n, D, f);
     return false;
 }
 
@@ -289,7 +287,7 @@ template <typename T>
 inline void multiply_grad(const T *grad_blrd, const T *left_bld, const T *right_brd, T *left_grad_bld,
                           T *right_grad_brd, int64_t B, int64_t L, int64_t R, int64_t D) {
     const MultiplyGradHeld<T> f{grad_blrd, left_bld, right_brd, left_grad_bld, right_grad_brd, B, L, D};
-    if (run_held<HELD_GRAD, LANES<T>>(R * D, D, f)) return;
+    if (run_held<HELD, LANES<T>>(R * D, D, f)) return;
     for (int64_t b = 0; b < B; b++)
         multiply_grad_row(grad_blrd + b * L * R * D, left_bld + b * L * D, right_brd + b * R * D,
                           left_grad_bld + b * L * D, right_grad_brd + b * R * D, L, R, D);

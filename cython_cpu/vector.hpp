@@ -5,7 +5,7 @@
  * Kernels are written once, on these, and compiled for each instruction set (_build.py); at run time
  * one is chosen. They are GCC's and Clang's vector extensions, so `a * b + c` on vectors is ordinary
  * C++, and the same text becomes SSE2, AVX2, AVX-512 or NEON. What the extensions lack is here:
- * loading and storing numbers of any type, half types as float; stores that bypass the caches; exp.
+ * loading and storing numbers of any type, half types as float; exp.
  *
  * All is in an unnamed namespace: two instruction sets must never share a function.
  */
@@ -256,39 +256,6 @@ MLAYERS_INLINE void transpose(Vector<C, 4> (&x)[4]) {
     x[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
     x[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
     x[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-}
-
-/* --- stores that bypass the caches --- */
-
-/* Copies bytes to memory that is not to be read soon. Without this a store first reads its line. */
-MLAYERS_INLINE void stream(void *to, const void *from, int64_t bytes) {
-    char *target = static_cast<char *>(to);
-    const char *source = static_cast<const char *>(from);
-#if defined(__x86_64__)
-    int64_t head = -reinterpret_cast<uintptr_t>(target) & 63;
-    if (head > bytes) head = bytes;
-    memcpy(target, source, head);
-    int64_t i = head;
-    for (; i + 64 <= bytes; i += 64) {
-#if defined(__AVX512F__)
-        _mm512_stream_si512((__m512i *)(target + i), _mm512_loadu_si512(source + i));
-#else
-        for (int j = 0; j < 64; j += 16)
-            _mm_stream_si128((__m128i *)(target + i + j),
-                             _mm_loadu_si128((const __m128i *)(source + i + j)));
-#endif
-    }
-    memcpy(target + i, source + i, bytes - i);
-#else
-    memcpy(target, source, bytes);
-#endif
-}
-
-/* After the last of them: other threads see what was stored once they see anything later. */
-MLAYERS_INLINE void stream_done() {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
 }
 
 }  // namespace

@@ -14,9 +14,9 @@
 // how wide and how many. Deterministic.
 //
 // Floors at 512 x 512, float32: 2 MB and 3 MB, which an H200's L2 cache holds; so the time is that of a
-// launch and of the rounds through memory that the rows of a thread take, 8 at once. A wide kernel,
-// 8192 x 8192, moves 537 and 806 MB: 125 and 187 us at 4.3 TB/s. But its columns are more than the
-// cache holds, and are read twice: 187 and 312 us.
+// launch and of the rounds through memory that the rows of a thread take, 8 at once: 2.7 and 3.6 us
+// measured. A wide kernel, 8192 x 8192, moves 537 and 806 MB: 125 and 187 us at 4.3 TB/s. But its
+// columns are more than the cache holds and are read twice, 187 and 312 us; 211 and 329 measured.
 
 struct Sums {
     real squares, products;

@@ -26,15 +26,16 @@ def _plan(name: str, itemsize: int, arrays: tuple[str, ...], kernel: Shape) -> P
     """How wide the blocks are, and of how many threads.
 
     A block of few columns leaves others to more multiprocessors; one of many moves memory in longer
-    rows. us on an H200, float32, forward and gradient, by columns x groups of a block:
+    rows. us on an H200, float32, forward and gradient, by columns x groups of a block, and as chosen
+    here (with the way back upwards):
 
-        kernel        32 x 32        32 x 8         8 x 128        8 x 32
-        (512, 512)    4.5, 5.0       4.1, 6.9       5.2, 7.5       2.8, 3.8
-        (128, 64)     3.6, 3.7       2.1, 2.9       4.0, 6.2       2.5, 2.6
-        (2048, 1024)  10.7, 14.4     17.5, 34.4     9.6, 15.2      8.3, 12.4
-        (8192, 512)   33.1, 73.5     66.6, 251      19.3, 34.5     21.1, 73.0
-        (4096, 4096)  56.1, 88.2     92.6, 184      73.6, 124      70.3, 107
-        (8192, 8192)  214, 333       251, 449       309, 520       321, 542
+        kernel        32 x 32      32 x 8       8 x 128      8 x 32       chosen
+        (512, 512)    4.5, 5.0     4.1, 6.9     5.2, 7.5     2.8, 3.8     2.7, 3.6
+        (128, 64)     3.6, 3.7     2.1, 2.9     4.0, 6.2     2.5, 2.6     2.3, 2.4
+        (2048, 1024)  10.7, 14.4   17.5, 34.4   9.6, 15.2    8.3, 12.4    7.5, 11.9
+        (8192, 512)   33.1, 73.5   66.6, 251    19.3, 34.5   21.1, 73.0   19.0, 33.3
+        (4096, 4096)  56.1, 88.2   92.6, 184    73.6, 124    70.3, 107    49.9, 79.2
+        (8192, 8192)  214, 333     251, 449     309, 520     321, 542     211, 329
     """
     I, O = kernel  # noqa: E741
     across = (SECTOR if O <= WIDE else LINE) // itemsize

@@ -64,20 +64,30 @@ def test_ffm_with_a_right_side_that_fills_vectors(dtype, dim):
         check(mlayers.ffm_grad, [upstream, left, right], dtype, dim_size=dim)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize(
-    ("left", "right"), [(10, 12), (10, 200), (2, 1100)], ids=["rows", "fields", "too wide"]
+    ("left", "right"),
+    [(10, 8), (10, 12), (10, 200), (2, 1100)],
+    ids=["registers", "rows", "fields", "too wide"],
 )
-def test_ffm_into_an_output_beyond_the_caches(dtype, left, right):
-    """Stored past them: whole rows at once, some fields of one, fields too wide for either."""
+@pytest.mark.parametrize("start", [0, 1, -1])
+def test_ffm_into_an_output_beyond_the_caches(dtype, left, right, start):
+    """Stored past them: out of registers, whole rows, some fields of one, fields too wide for any.
+
+    The output starts so many numbers after the start of a line.
+    """
     dim, itemsize = 16, np.dtype(dtype).itemsize
     batch = (33 << 20) // (left * right * dim * itemsize) + 1  # 32 MB at most count as a cache
     lefts = normal(batch, left, 1, dim, dtype=dtype)
     rights = normal(batch, 1, right, dim, dtype=dtype)
-    shape = (batch, left * right * dim)
-    out = np.ones(1 + np.prod(shape), dtype)[1:].reshape(shape)  # not at the start of a line
+    size = batch * left * right * dim
+    memory = np.full(size + 128, 7, dtype)
+    first = (-memory.ctypes.data % 64) // itemsize + 64 + start
+    out = memory[first : first + size].reshape(batch, -1)
     mlayers.ffm(lefts.reshape(batch, -1), rights.reshape(batch, -1), dim, out=out)
-    np.testing.assert_array_equal(out, (lefts * rights).reshape(shape))
+    np.testing.assert_array_equal(out, (lefts * rights).reshape(batch, -1))
+    assert (memory[:first] == 7).all()
+    assert (memory[first + size :] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -132,8 +132,8 @@ def _grad_composition(xp: Any, grad: Any, kernel: Any, norm: Any) -> Any:
 
 
 # On a GPU a compiler fuses the formula with what is around it. On an H200, kernel of (8192, 8192),
-# the formula's time over the op's, forward and with gradient: XLA 0.93, 0.70, in bfloat16 0.99, 0.66;
-# torch.compile 0.91, 0.88 and 0.86, 0.97. Eagerly torch takes 2.4 and 3.4 of it, 6.2 and 7.2.
+# the formula's time over the op's, forward and with gradient: XLA 0.93 and 0.70, torch.compile 0.92
+# and 0.94; in bfloat16 0.99 and 0.66, 0.86 and 0.97. Eagerly torch takes 2.4 and 3.3, 6.3 and 7.2.
 # What the layers take, op or formula, and the figures: layers/_weight_norm.py.
 _WEIGHT_NORM_GRAD = declare(
     Op(
