@@ -26,8 +26,8 @@ def _plan(name: str, itemsize: int, arrays: tuple[str, ...], kernel: Shape) -> P
     """How wide the blocks are, and of how many threads.
 
     A block of few columns leaves others to more multiprocessors; one of many moves memory in longer
-    rows. us on an H200, float32, forward and gradient, by columns x groups of a block, and as chosen
-    here (with the way back upwards):
+    rows. us on an H200, float32, forward and gradient, by columns x groups of a block that reads
+    downwards twice, and as chosen here, with the way back upwards:
 
         kernel        32 x 32      32 x 8       8 x 128      8 x 32       chosen
         (512, 512)    4.5, 5.0     4.1, 6.9     5.2, 7.5     2.8, 3.8     2.7, 3.6

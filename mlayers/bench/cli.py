@@ -107,7 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
             part = Path(folder, f"{name}.json")
-            code = _run_part(name, part, where.ENVIRONMENT)
+            # inductor knows a graph by its ops: one kept on disk may be of another mlayers' rules
+            more = {**where.ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": folder}
+            code = _run_part(name, part, more)
             if code:
                 return code
             for key, value in json.loads(part.read_text()).items():

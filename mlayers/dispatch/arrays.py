@@ -26,8 +26,7 @@ def library_of(array: Any) -> str | None:
     """
     # First, and not by what is known: torch.compile, which traces this, makes every entry of that
     # dict, and that CuPy is not loaded yet, a condition of its graph.
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
+    if isinstance(array, getattr(sys.modules.get("torch"), "Tensor", ())):
         return "torch"
     kind = type(array)
     if kind not in _library_of_type:
