@@ -209,7 +209,7 @@ struct MultiplyGradHeld {
                 VectorW left = load_repeated<1, W>(my.left_bld + bl * my.D, my.D), left_sum = {};
                 for (int v = 0; v < V; v++) {
                     const T *at = my.grad_blrd + (bl * V + v) * W;
-                    if constexpr (!BOTH) ask_ahead<W, false>(at, v);
+                    if (!BOTH && EVEN_LOOPS_ASK) ask_ahead<W, false>(at, v);
                     VectorW grad = load<W>(at);
                     if constexpr (BOTH)
                         left_sum += grad * right[v];

@@ -23,6 +23,15 @@ MLAYERS_INLINE void ask_ahead(const T *at, int i) {
         __builtin_prefetch(reinterpret_cast<const char *>(at) + AHEAD, TO_STORE);
 }
 
+/* Loops over whole vectors that lie one after the other: an AMD EPYC's cores know by themselves what
+ * comes next, and asking keeps them from work. Forward, 1024 rows of 10 by 12 fields, one thread, 95 us
+ * without and 109 with it; gradient, 8192 rows of 16 by 16, two threads, 5.3 and 5.6 ms. */
+#if defined(__x86_64__)
+const bool EVEN_LOOPS_ASK = (__builtin_cpu_init(), !__builtin_cpu_is("amd"));
+#else
+constexpr bool EVEN_LOOPS_ASK = true;
+#endif
+
 /* Vectors that lie one after the other in memory, stored in the ordinary way; i as in ask_ahead. */
 template <typename T, int W>
 struct Stores {
@@ -30,7 +39,7 @@ struct Stores {
 
     MLAYERS_INLINE explicit Stores(T *memory) : to(memory) {}
     MLAYERS_INLINE void put(Vector<Computed<T>, W> x, int i) {
-        ask_ahead<W, true>(to, i);
+        if (EVEN_LOOPS_ASK) ask_ahead<W, true>(to, i);
         store<W>(to, x);
         to += W;
     }
