@@ -23,9 +23,9 @@ MLAYERS_INLINE void ask_ahead(const T *at, int i) {
         __builtin_prefetch(reinterpret_cast<const char *>(at) + AHEAD, TO_STORE);
 }
 
-/* Loops over whole vectors that lie one after the other: an AMD EPYC's cores know by themselves what
- * comes next, and asking keeps them from work. Forward, 1024 rows of 10 by 12 fields, one thread, 95 us
- * without and 109 with it; gradient, 8192 rows of 16 by 16, two threads, 5.3 and 5.6 ms. */
+/* Whether loops over whole vectors that lie one after the other ask. On an AMD EPYC it makes them slower:
+ * forward, 1024 rows of 10 by 12 fields, one thread, 95 us without and 109 with it; gradient, 8192 rows
+ * of 16 by 16, two threads, 5.3 and 5.6 ms. */
 #if defined(__x86_64__)
 const bool EVEN_LOOPS_ASK = (__builtin_cpu_init(), !__builtin_cpu_is("amd"));
 #else
@@ -87,9 +87,9 @@ MLAYERS_INLINE __m512d pick(__m512d a, __m512d b, Vector<int64_t, 8> lanes) {
 
 /* Vectors that lie one after the other in memory, each stored when it is made. The memory begins at any
  * number, and only whole lines bypass the caches: each is the end of one vector and the beginning of
- * the next. `stream` takes vectors out of the first cache, which costs as much as the memory's speed is
- * above 27 GB/s: with two threads of an AMD EPYC, 8192 rows of 16 by 16 fields, D 16, float32, it took
- * 5.2 ms and this 5.0 where a fill took 4.9, and 3.4 and 2.7 in the minutes in which a fill took 2.6. */
+ * the next. `stream` takes vectors out of the first cache, which is felt where memory is fast: with two
+ * threads of an AMD EPYC, 8192 rows of 16 by 16 fields, D 16, float32, it took 5.2 ms and this 5.0 where
+ * a fill took 4.9, and 3.4 and 2.7 in the minutes in which a fill took 2.6. */
 template <typename T, int W>
 class Lines {
     static constexpr int LINE = 64; /* bytes */
