@@ -10,10 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from mlayers.bench import cases, machine, rows
+from mlayers.bench import cases, frameworks, machine, programs, rows
 from mlayers.bench.timing import interleave
 
 BACKEND = os.environ.get("KERAS_BACKEND")
+XLA = "jit_compile"  # TensorFlow's compiler, as the bench names it
 QUICK = ("--seconds", "0.01", "--shape", "8,2,3,4")
 
 
@@ -73,6 +74,42 @@ def test_every_op_beside_numpy(name, direction):
     row = rows.numpy_row(small, "float32", direction, seconds=0.001)
     assert row["bytes"] > 0
     assert row["us"]["ours"]["median"] > 0
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it is of XLA inside TensorFlow")
+def test_one_program_is_timed_once():
+    framework = frameworks.TensorFlow()
+    x, y = (framework.tensor(np.full((64, 4), number), "float32") for number in (2.0, 3.0))
+
+    def compiled(function, compiler=XLA):
+        compiled = framework.compile(function, compiler)
+        compiled(x, y)
+        return compiled
+
+    one = compiled(lambda x, y: x * y + x)
+    assert framework.same_program(
+        XLA, one, compiled(lambda first, second: first * second + first), [x, y]
+    )
+    assert not framework.same_program(XLA, one, compiled(lambda x, y: x * y - x), [x, y])
+    assert not framework.same_program(XLA, one, compiled(lambda x, y: y * x + y), [x, y])
+    graphs = [compiled(lambda x, y: x * y, "tf.function") for _ in range(2)]
+    assert not framework.same_program("tf.function", *graphs, [x, y])
+
+    row = rows.framework_row(
+        framework, "tensorflow", cases.dot(8, 2, 3, 4), "float32", "forward", 0.01
+    )
+    assert row["same_program"] == {"composed jit_compile": "ours jit_compile"}
+    assert row["us"]["composed jit_compile"] == row["us"]["ours jit_compile"]
+    assert row["us"]["composed tf.function"] != row["us"]["ours tf.function"]
+
+
+def test_names_of_an_xla_program_do_not_count():
+    one = 'HloModule a_1\n%x.1 = f32[2] add(%p.0, %p.0), metadata={op_name="a"}\nROOT %x.1'
+    assert programs.nameless(one) == programs.nameless(
+        "HloModule b_2\n%y.7 = f32[2] add(%arg, %arg)\nROOT %y.7"
+    )
+    for other in ("f32[3] add(%p.0, %p.0)", "f32[2] add(%p.0, %q.0)", "f32[2] sub(%p.0, %p.0)"):
+        assert programs.nameless(one) != programs.nameless(f"HloModule\n%x.1 = {other}\nROOT %x.1")
 
 
 def test_different_results_are_not_compared():

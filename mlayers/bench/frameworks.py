@@ -17,6 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from mlayers.bench.programs import nameless
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -95,6 +97,10 @@ class Jax:
 
         return jax.jit(function)
 
+    def same_program(self, compiler: str, one: Any, other: Any, tensors: list[Any]) -> bool:
+        """False: a program with a kernel in it is another than one without."""
+        return False
+
     def with_gradient(self, function: Any) -> Any:
         """From (upstream, *inputs) to the result and the gradients."""
         import jax
@@ -164,6 +170,17 @@ class TensorFlow:
 
         return tf.function(function, jit_compile=compiler == "jit_compile", autograph=False)
 
+    def same_program(self, compiler: str, one: Any, other: Any, tensors: list[Any]) -> bool:
+        """Whether a compiler made one program of two functions, but for the names in it.
+
+        Both must have been called with such tensors. Only XLA tells; a graph may hold a kernel.
+        """
+        if compiler != "jit_compile":
+            return False
+        programs = (f.experimental_get_compiler_ir(*tensors) for f in (one, other))
+        first, second = (nameless(program(stage="optimized_hlo")) for program in programs)
+        return first == second
+
     def with_gradient(self, function: Any) -> Any:
         """From (upstream, *inputs) to the result and the gradients."""
         import tensorflow as tf
@@ -214,6 +231,10 @@ class Torch:
             compiled = torch.compile(function.forward, fullgraph=True, dynamic=False)
             return _TorchGradient(compiled)
         return torch.compile(function, fullgraph=True, dynamic=False)
+
+    def same_program(self, compiler: str, one: Any, other: Any, tensors: list[Any]) -> bool:
+        """False: inductor does not tell."""
+        return False
 
     def with_gradient(self, function: Any) -> Any:
         """From (upstream, *inputs) to the result and the gradients."""

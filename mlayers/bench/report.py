@@ -48,7 +48,10 @@ def print_row(row: Mapping[str, Any]) -> None:
     """Two lines: what was timed, and what follows from it."""
     shape = ",".join(map(str, row["shape"]))
     print(f"{row['op']} ({shape}) {row['dtype']} {row['direction']}")
-    print("   ", " | ".join(f"{name} {_time(timing)}" for name, timing in row["us"].items()))
+    same = row.get("same_program", {})
+    times = [f"{column} {_time(time)}" for column, time in row["us"].items() if column not in same]
+    times += [f"{column}: the program of {twin}" for column, twin in same.items()]
+    print("   ", " | ".join(times))
     ratios = [f"{name} {value:.2f}" for name, value in row["ratio"].items() if value is not None]
     peaks = [
         f"{name} {peak / 2**20:.0f}" for name, peak in row["peak_bytes"].items() if peak is not None

@@ -18,6 +18,7 @@ import mlayers
 from mlayers.bench import machine
 from mlayers.bench.cases import Case
 from mlayers.bench.frameworks import Torch
+from mlayers.bench.programs import twins
 from mlayers.bench.timing import interleave
 from mlayers.cython_cpu import core
 
@@ -31,7 +32,9 @@ def framework_row(
     framework: Any, name: str, case: Case, dtype: str, direction: str, seconds: float
 ) -> dict[str, Any]:
     """Ours and the composition, eager and by each of the framework's compilers."""
-    calls = framework_calls(framework, case, dtype, direction)
+    functions = framework_functions(framework, case, direction)
+    tensors = [framework.tensor(array, dtype) for array in _arrays(case, direction)]
+    calls = _calls(framework, functions, tensors)
     results = {column: _numbers(call()) for column, call in calls.items()}
     _check_equal(results, TOLERANCE[dtype], f"{name}: {case.op} {case.sizes} {direction}")
     peaks = {column: machine.peak_memory(call) for column, call in calls.items()}
@@ -41,15 +44,18 @@ def framework_row(
     if direction != "forward":
         floors["read"] = machine.memory_call(machine.READ, np.ones(size, "float32"))
         if name == "torch":
-            tensors = [framework.tensor(array, dtype) for array in _arrays(case, direction)]
             least = least_of_autograd(*tensors)
             floors["least of autograd"] = partial(_call, framework, least, tensors)
-    found = interleave({**calls, **floors}, seconds)
+    same = twins(framework, functions, tensors)
+    timed = {column: call for column, call in calls.items() if column not in same}
+    found = interleave({**timed, **floors}, seconds)
+    found |= {column: found[twin] for column, twin in same.items()}
     medians = {column: found[column].median for column in calls}
     return {
         "framework": name,
         **description(case, dtype, direction),
         "us": {column: asdict(timing) for column, timing in found.items()},
+        "same_program": same,
         "peak_bytes": peaks,
         "ratio": ratios(medians),
         **achieved(case, dtype, direction, best_of_ours(medians)),
@@ -86,6 +92,10 @@ def framework_calls(framework: Any, case: Case, dtype: str, direction: str) -> C
     """The calls that a row compares, by column; each waits for its result."""
     functions = framework_functions(framework, case, direction)
     tensors = [framework.tensor(array, dtype) for array in _arrays(case, direction)]
+    return _calls(framework, functions, tensors)
+
+
+def _calls(framework: Any, functions: dict[str, Any], tensors: list[Any]) -> Calls:
     return {
         name: partial(_call, framework, function, tensors) for name, function in functions.items()
     }

@@ -22,8 +22,9 @@ DIRECTION = INPUTS * 0.3, KERNEL * 0.2
 
 @pytest.fixture
 def turned(monkeypatch):
-    """As where XLA has YNNPACK, whatever it has here."""
+    """As where XLA has YNNPACK and the processor gains, whatever there is here."""
     monkeypatch.setattr(_product, "_xla_has_ynnpack", lambda: True)
+    monkeypatch.setattr(_product, "_is_amd", lambda: True)
     with jax.default_device("cpu"):
         yield
 
@@ -96,8 +97,11 @@ def test_which_products_are_turned(turned, monkeypatch):
     assert not is_turned(*arrays(512, 15, 32))
     assert not is_turned(*arrays(512, 32, 32, "float16"))
     assert not is_turned(np.ones((2, 512, 32), "float32"), KERNEL)
-    monkeypatch.setattr(_product, "_xla_has_ynnpack", lambda: False)
-    assert not is_turned(*arrays(512, 32, 16))
+    for condition in ("_xla_has_ynnpack", "_is_amd"):
+        with monkeypatch.context() as without:
+            without.setattr(_product, condition, lambda: False)
+            assert not is_turned(*arrays(512, 32, 16))
+    assert is_turned(*arrays(512, 32, 16))
 
 
 def test_a_product_that_nobody_traces_is_plain(turned, monkeypatch):
