@@ -103,6 +103,17 @@ def test_one_program_is_timed_once():
     assert row["us"]["composed tf.function"] != row["us"]["ours tf.function"]
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="it is of XLA inside TensorFlow")
+@pytest.mark.parametrize("name", cases.OPS)
+def test_every_op_has_programs_to_compare(name):
+    make, shapes = cases.OPS[name]
+    small = make(*(min(size, 8) for size in shapes[0]))
+    framework = frameworks.TensorFlow()
+    row = rows.framework_row(framework, "tensorflow", small, "float32", "forward", 0.001)
+    assert set(row["same_program"]) <= {"composed jit_compile"}
+    assert {"ours jit_compile", "composed jit_compile"} <= set(row["us"])
+
+
 def test_names_of_an_xla_program_do_not_count():
     one = 'HloModule a_1\n%x.1 = f32[2] add(%p.0, %p.0), metadata={op_name="a"}\nROOT %x.1'
     assert programs.nameless(one) == programs.nameless(

@@ -168,13 +168,13 @@ class TensorFlow:
         """The function, compiled."""
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=compiler == "jit_compile", autograph=False)
+        def positional(*tensors: Any) -> Any:  # an `out=` of the function would hide its program
+            return function(*tensors)
+
+        return tf.function(positional, jit_compile=compiler == "jit_compile", autograph=False)
 
     def same_program(self, compiler: str, one: Any, other: Any, tensors: list[Any]) -> bool:
-        """Whether a compiler made one program of two functions, but for the names in it.
-
-        Both must have been called with such tensors. Only XLA tells; a graph may hold a kernel.
-        """
+        """Whether XLA, which alone tells, made one program of two that such tensors went to."""
         if compiler != "jit_compile":
             return False
         programs = (f.experimental_get_compiler_ir(*tensors) for f in (one, other))
