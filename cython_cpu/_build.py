@@ -8,9 +8,11 @@ their framework's functions at run time.
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
+from Cython.Build import cythonize
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
@@ -32,6 +34,21 @@ ISA_FLAGS = {
         "-mprefer-vector-width=512",
     ],
 }  # fmt: skip
+
+CYTHON_DIRECTIVES = {
+    "language_level": "3",
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+}
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _extensions() -> list[Extension]:
@@ -76,21 +93,24 @@ class BuildKernels(build_ext):
             ]  # fmt: skip
             extension.extra_link_args = LINK_FLAGS
         super().finalize_options()
-        self.cython_c_in_temp = True
-        self.cython_directives = {
-            "language_level": "3",
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-        }
+        if self.parallel is None:
+            self.parallel = _cores()
 
-    def build_extension(self, ext: Extension) -> None:
-        """Each in a folder of its own: one .pyx is translated and compiled several times."""
-        shared = self.build_temp
-        self.build_temp = str(Path(shared, ext.name.rpartition(".")[2]))
-        super().build_extension(ext)
-        self.build_temp = shared
+    def build_extensions(self) -> None:
+        """Translate one after another, as Cython is not made for threads; compile side by side."""
+        for extension in self.extensions:
+            if extension.sources[0].endswith(".pyx"):
+                # In a folder of its own: one .pyx is translated once for each instruction set.
+                folder = Path(self.build_temp, extension.name.rpartition(".")[2])
+                (translated,) = cythonize(
+                    Extension(extension.name, extension.sources, depends=extension.depends),
+                    include_path=[HERE],
+                    build_dir=str(folder),
+                    compiler_directives=CYTHON_DIRECTIVES,
+                    force=self.force,
+                )
+                extension.sources, extension.language = translated.sources, translated.language
+        super().build_extensions()
 
     def get_ext_filename(self, fullname: str) -> str:
         """jax.c becomes libmlayers_jax.so.1: a plain library, which nothing takes for a module."""

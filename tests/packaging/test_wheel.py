@@ -4,6 +4,7 @@
 Builds and installs for real, so it needs a C compiler and a package index.
 """
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,12 @@ def run(*command, cwd):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder with the sdist and the wheel that was built from the sdist."""
+    """The folder with the sdist and the wheel that was built from the sdist.
+
+    tox has built both and says where; otherwise they are built here.
+    """
+    if "MLAYERS_DIST" in os.environ:
+        return Path(os.environ["MLAYERS_DIST"])
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
     return folder
