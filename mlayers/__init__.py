@@ -15,6 +15,7 @@ from typing import Any
 from mlayers import ops
 from mlayers.bridges import _after_import, native
 from mlayers.config import use_kernels
+from mlayers.dispatch.arrays import know_torch
 from mlayers.show_config import show_config
 from mlayers.threads import (
     get_num_threads,
@@ -36,9 +37,15 @@ __all__ = [  # noqa: PLE0604
     *ops.__all__,
 ]
 
+
+def _meet_torch() -> None:
+    know_torch()
+    native.load_only("torch")
+
+
 # What is stored elsewhere names these ops, and must find them whichever package is imported first.
-for _framework in ("tensorflow", "torch"):
-    _after_import.call(_framework, partial(native.load_only, _framework))
+_after_import.call("tensorflow", partial(native.load_only, "tensorflow"))
+_after_import.call("torch", _meet_torch)
 _after_import.call("threadpoolctl", register_with_threadpoolctl)
 
 globals().update({name: getattr(ops, name) for name in ops.__all__})

@@ -18,7 +18,10 @@ from typing import Any
 
 
 def call(name: str, function: Callable[[], None]) -> None:
-    """Call a function now if the package `name` is loaded, else right after its import."""
+    """Call a function now if the package `name` is loaded, else right after its import.
+
+    One function for each package: two finders that wait for the same would ask each other.
+    """
     if name in sys.modules:
         _call(name, function)
     else:

@@ -13,8 +13,20 @@ from mlayers.op import Shape
 ARRAYS = ("numpy", "cupy")  # libraries whose calls take `out=`
 FRAMEWORKS = ("tensorflow", "jax", "torch")
 
+torch: Any = None  # the package, from its import on: know_torch
 _library_of_type: dict[type, str | None] = {}
 _name_of_dtype: dict[Any, str] = {}  # of NumPy and JAX: NumPy takes a microsecond to make one
+
+
+def know_torch() -> None:
+    """To be called once torch has been imported; mlayers sees to it."""
+    global torch
+    torch = sys.modules["torch"]
+
+
+def traced_by_dynamo() -> bool:
+    """Whether torch.compile is tracing this call; to be asked where there is a tensor of torch."""
+    return bool(torch.compiler.is_dynamo_compiling())
 
 
 def library_of(array: Any) -> str | None:
@@ -25,8 +37,9 @@ def library_of(array: Any) -> str | None:
         which belongs to the active backend, and `"symbolic"` for a KerasTensor.
     """
     # First, and not by what is known: torch.compile, which traces this, makes every entry of that
-    # dict, and that CuPy is not loaded yet, a condition of its graph.
-    if isinstance(array, getattr(sys.modules.get("torch"), "Tensor", ())):
+    # dict, and that CuPy is not loaded yet, a condition of its graph. Nor by `sys.modules`, through
+    # thousands of whose entries it would go for each call: half of the time to trace an op.
+    if torch is not None and isinstance(array, torch.Tensor):
         return "torch"
     kind = type(array)
     if kind not in _library_of_type:
@@ -39,6 +52,7 @@ def _find_library(array: Any) -> str | None:
         # A masked array would lose its mask without a word.
         return None if isinstance(array, np.ma.MaskedArray) else "numpy"
     for library, names in (
+        ("torch", ("Tensor",)),
         ("cupy", ("ndarray",)),
         ("jax", ("Array",)),
         ("tensorflow", ("Tensor", "Variable")),
@@ -46,6 +60,8 @@ def _find_library(array: Any) -> str | None:
         module = sys.modules.get(library)
         types = tuple(getattr(module, name, ()) for name in names) if module else ()
         if types and isinstance(array, types):
+            if library == "torch":
+                know_torch()
             return library
     keras = sys.modules.get("keras")
     if keras is not None:

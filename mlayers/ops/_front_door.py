@@ -22,6 +22,7 @@ from mlayers.dispatch.arrays import (
     dtype_name,
     library_of,
     shape_of,
+    traced_by_dynamo,
 )
 from mlayers.op import Op, Shape
 from mlayers.ops._errors import shape_error, type_error, value_error
@@ -40,11 +41,8 @@ def call(op: Op, arrays: Sequence[Any], values: Sequence[Any], out: Any = None) 
         known = cpu.recall(op, arrays, values, out)
         if known is not None:
             return known
-    elif (  # dynamo, which would make RECALL a condition of its graph, is not to see it
-        out is None
-        and library == "torch"
-        and not sys.modules["torch"].compiler.is_dynamo_compiling()
-    ):
+    elif out is None and library == "torch" and not traced_by_dynamo():
+        # Dynamo, which would make RECALL a condition of its graph, is not to see it.
         recall = RECALL.get("torch")
         known = None if recall is None else recall(op, arrays, values)
         if known is not None:
