@@ -14,6 +14,7 @@ import torch
 
 import mlayers
 from mlayers.bridges import torch_eager
+from mlayers.dispatch import arrays
 from support.known_calls import is_known
 from support.torch_cases import FFM, assert_close, every_case
 
@@ -131,3 +132,12 @@ def test_what_is_known_stays_small(monkeypatch):
     for batch in range(1, 20):
         mlayers.ffm(torch.ones(batch, 4), torch.ones(batch, 4), 4)
         assert 0 < len(torch_eager._known) <= 4
+
+
+def test_torch_is_known_without_having_been_announced(monkeypatch):
+    """As where its loader was of a kind that lets nobody wait for it."""
+    monkeypatch.setattr(arrays, "torch", None)
+    monkeypatch.setattr(arrays, "_library_of_type", {})
+    found = mlayers.lhuc_gate(torch.ones(2, 3), torch.zeros(2, 3))
+    assert found.tolist() == [[1.0] * 3] * 2
+    assert arrays.torch is torch
