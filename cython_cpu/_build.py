@@ -80,7 +80,7 @@ class BuildKernels(build_ext):
     """build_ext over all kernels and bridges."""
 
     def finalize_options(self) -> None:
-        """Replace the extensions of pyproject.toml by what the folders hold; Cython's options."""
+        """Replace the extensions of pyproject.toml by what the folders hold; use all cores."""
         self.distribution.ext_modules = _extensions()
         for extension in self.distribution.ext_modules:
             extension.include_dirs = [HERE]

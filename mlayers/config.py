@@ -32,11 +32,6 @@ def chosen_path() -> str:
     return _block.path or _process_path
 
 
-# For torch.compile a constant, as `use_kernels` says. An attribute that each thread has for itself
-# would become a condition, which fails where several threads compile.
-chosen_path._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 @contextlib.contextmanager
 def use_kernels(path: str) -> Iterator[None]:
     """Force one path for every op in a `with` block, in this thread.

@@ -93,7 +93,7 @@ def test_remat(jit):
         keras.utils.set_random_seed(0)
         with keras.RematScope(mode=mode):
             inputs = keras.Input((8,))
-            outputs = keras.layers.Dense(1)(LHUCTower(output_dims=[4])(inputs))
+            outputs = keras.layers.Dense(1)(LHUCTower(output_dims=[4, 4])(inputs))
             model = keras.Model(inputs, outputs)
         model.compile("sgd", "mse", jit_compile=jit)
         x = np.random.default_rng(0).standard_normal((32, 8)).astype("float32")
