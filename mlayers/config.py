@@ -20,24 +20,22 @@ def _checked(path: str, source: str) -> str:
 _process_path = _checked(os.environ.get("MLAYERS_KERNELS", "auto"), "MLAYERS_KERNELS")
 
 
-class _Block(threading.local):
-    path: str | None = None
-
-
-_block = _Block()
+# Not a class made of it: what a graph of torch.compile sets would go to the dict of the instance,
+# which all threads share, and from then on no graph that asks for it passes its own guards.
+_block = threading.local()
 
 
 def chosen_path() -> str:
     """The path in force here and now: `auto`, or one that is forced."""
-    return _block.path or _process_path
+    return getattr(_block, "path", None) or _process_path
 
 
 @contextlib.contextmanager
 def use_kernels(path: str) -> Iterator[None]:
     """Force one path for every op in a `with` block, in this thread.
 
-    A compiled function (`jax.jit`, `tf.function`, `torch.compile`) keeps the path it was traced
-    with.
+    What `jax.jit` or `tf.function` compiled keeps the path it was traced with; `torch.compile`
+    traces again for another path.
 
     Args:
         path: `"auto"` (a kernel where there is one and it was measured to be faster, else the
@@ -54,7 +52,7 @@ def use_kernels(path: str) -> Iterator[None]:
         ...     mlayers.ffm(left, right, dim_size=3, int_type="dot").tolist()
         [[3.0, 3.0], [3.0, 3.0]]
     """
-    before = _block.path
+    before = getattr(_block, "path", None)
     _block.path = _checked(path, "use_kernels: 'path'")
     try:
         yield

@@ -5,9 +5,7 @@ import dataclasses
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 
-import numpy as np
 import pytest
 
 if os.environ.get("KERAS_BACKEND") != "torch":
@@ -236,47 +234,6 @@ def test_op_declared_later_and_op_without_a_kernel(monkeypatch):
         assert "probe_no composed: probe_no: there is no kernel" in bridge.state()
     finally:
         bridge._refused.pop("probe_no", None)
-
-
-def test_compiled_once_whatever_else_the_process_does(monkeypatch):
-    """What a graph depends on must not change when other arrays come, or CuPy is loaded."""
-    monkeypatch.setattr(dispatch.arrays, "_library_of_type", {})
-    monkeypatch.delitem(sys.modules, "cupy", raising=False)
-    graphs = []
-
-    def compile_graph(graph, _):
-        monkeypatch.setitem(sys.modules, "cupy", ModuleType("cupy"))
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda *tensors: mlayers.lhuc_gate(*tensors), backend=compile_graph, fullgraph=True
-    )
-    tensors = torch.ones(2, 3), torch.zeros(2, 3)
-    compiled(*tensors)
-    for kind in (np.ndarray, type("Other", (np.ndarray,), {})):
-        mlayers.ffm(*(np.ones((2, 4)).view(kind) for _ in range(2)), 4)
-        compiled(*tensors)
-    mlayers.lhuc_gate(*tensors)
-    assert compiled(*tensors).tolist() == [[1.0] * 3] * 2
-    assert len(graphs) == 1
-
-
-def test_what_a_graph_does_not_depend_on():
-    """The list of modules, all of which dynamo goes through: half of the time to trace an op."""
-    found = torch._dynamo.explain(mlayers.lhuc_gate)(torch.ones(2, 3), torch.zeros(2, 3))
-    assert found.graph_count == 1
-    assert [guard.name for guard in found.out_guards if "sys.modules" in guard.name] == []
-
-
-def test_path_forced_inside_what_is_compiled():
-    def composed(*tensors):
-        with mlayers.use_kernels("composition"):
-            return mlayers.lhuc_gate(*tensors)
-
-    found = torch._dynamo.explain(composed)(torch.ones(2, 3), torch.zeros(2, 3))
-    assert not any("mlayers" in str(op) for ops in found.ops_per_graph for op in ops)
 
 
 def test_many_threads_at_once():
