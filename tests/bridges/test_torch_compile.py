@@ -101,7 +101,7 @@ def test_path_forced_inside_what_is_compiled():
     compiled = Compiled(composed)
     compiled()
     compiled.in_a_thread()
-    assert compiled.with_kernel[0] is False
+    assert compiled.with_kernel
     assert not any(compiled.with_kernel)
 
 
@@ -109,9 +109,12 @@ def test_path_forced_inside_what_is_compiled():
 def test_path_forced_around_what_is_compiled():
     compiled = Compiled(mlayers.lhuc_gate)
     compiled()
+    assert compiled.with_kernel == [True]
     with mlayers.use_kernels("composition"):
         compiled()
-    assert compiled.with_kernel == [True, False]
+    graphs = compiled.with_kernel[1:]  # not always one: Keras keeps state of its own
+    assert graphs
+    assert not any(graphs)
 
 
 def test_path_forced_here_is_not_forced_in_another_thread():
