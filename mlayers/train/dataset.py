@@ -52,9 +52,9 @@ def load_dataset(options: TrainOptions) -> Dataset:
     if name is None:
         raise UsageError("--data needs --label too.")
     groups = {"left": options.left, "right": options.right, "gate": options.gate}
-    columns = [*options.left, *options.right, *options.gate, name]
-    columns += [options.time] if options.time else []
-    table = read_table(options.data, list(dict.fromkeys(columns)), options.sep)
+    fields = list(dict.fromkeys((*options.left, *options.right, *options.gate)))
+    columns = dict.fromkeys([*fields, name, *([options.time] if options.time else [])])
+    table = read_table(options.data, list(columns), options.sep, fields)
     try:
         label = read_label(table[name], name, options.positive_from)
         if options.time:

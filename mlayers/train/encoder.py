@@ -127,13 +127,25 @@ class Encoder:
             saved = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 categories=tuple(
-                    Category(field["name"], tuple(field["values"])) for field in saved["categories"]
+                    Category(field["name"], _spelled_as_now(field["name"], field["values"], path))
+                    for field in saved["categories"]
                 ),
                 numbers=tuple(Number(**field) for field in saved["numbers"]),
                 **{group: tuple(saved[group]) for group in ("left", "right", "gate")},
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is not a features.json written by train: {error}") from error
+
+
+def _spelled_as_now(name: str, values: Sequence[str], path: Path) -> tuple[str, ...]:
+    """Saved categories as `as_text` spells them; before, a column with text kept "5.0"."""
+    text = as_text(pd.Series(values, dtype="string"), name)
+    if (twice := text.duplicated()).any():
+        raise DataError(
+            f"{path}: each category of {name!r} must be there once, and 5 and 5.0 are one; train "
+            f"again. Received: {text[twice].iloc[0]!r} twice"
+        )
+    return tuple(text)
 
 
 def fit_encoder(
@@ -158,14 +170,15 @@ def fit_encoder(
     categories, numbers = [], []
     for name in dict.fromkeys((*left, *right, *gate)):
         column = training[name]
-        if not column.notna().any():
+        category = is_category(column)
+        values_b = as_text(column, name) if category else pd.Series(as_floats(column, name))
+        if values_b.isna().all():
             raise DataError(f"column {name!r} has no value in the {len(column)} training rows.")
-        if is_category(column):
-            counts = as_text(column, name).value_counts()
+        if category:
+            counts = values_b.value_counts()
             values = sorted(counts.index[counts >= min_count], key=lambda text: (len(text), text))
             categories.append(Category(name, tuple(map(str, values))))
         else:
-            floats_b = as_floats(column, name)
-            deviation = float(np.nanstd(floats_b))
-            numbers.append(Number(name, float(np.nanmean(floats_b)), deviation or 1.0))
+            deviation = float(np.nanstd(values_b))
+            numbers.append(Number(name, float(np.nanmean(values_b)), deviation or 1.0))
     return Encoder(tuple(categories), tuple(numbers), tuple(left), tuple(right), tuple(gate))

@@ -22,7 +22,7 @@ def mean_gates(column: pd.Series[Any], gates_bu: np.ndarray) -> pd.DataFrame:
     """The mean gate of each unit over the rows of each group: groups × units.
 
     A group is a value of a category column (the commonest ones, in the order of their names), or a
-    quarter of the values of a float column.
+    quarter of the values of a float column; the rows without a value are a group too.
     """
     name = str(column.name)
     if is_category(column):
@@ -36,6 +36,7 @@ def mean_gates(column: pd.Series[Any], gates_bu: np.ndarray) -> pd.DataFrame:
         if floats.nunique() > QUARTERS:
             floats = pd.qcut(floats, QUARTERS, duplicates="drop", precision=2)
         order = [*map(str, sorted(floats.dropna().unique()))]
+        order += ["(missing)"] if floats.isna().any() else []
         groups = floats.astype("string").fillna("(missing)")
     return pd.DataFrame(gates_bu).groupby(groups.to_numpy()).mean().reindex(order)
 
@@ -79,8 +80,8 @@ def draw_gates(
             axis.set_yticks(range(len(labels)), labels, fontsize=9)
             axis.spines[:].set_visible(False)
             axis.tick_params(length=0)
-        groups = table[name].nunique()
-        shown = f"{name} ({MOST_GROUPS} commonest)" if len(maps[row][0]) < groups else name
+        cut = len(maps[row][0]) == MOST_GROUPS < table[name].nunique()
+        shown = f"{name} ({MOST_GROUPS} commonest)" if cut else name
         axes[row, 0].set_ylabel(shown, fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015)
     bar.set_label("mean gate: above 1 raised, below 1 silenced")

@@ -24,7 +24,7 @@ def predict_file(model_dir: Path, data: Path, out: Path, sep: str | None = None)
 
     Args:
         model_dir: the folder `train` wrote.
-        data: a file with the fields of the model; other columns are copied.
+        data: a file with the fields of the model; the text of a CSV is copied as it is.
         out: the CSV to write.
         sep: the CSV separator of `data`; None finds it.
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a CSV or parquet file, and its label and time, with one clear sentence when it cannot be.
 
-A CSV says nothing about types, so its columns are read as text and a column becomes numbers only if
-every value is one and some value is not whole: ids such as ``007`` keep their zeros.
+A CSV says nothing about types, so its columns are read as text and stay it, value by value. Only in
+training a field becomes numbers, if every value is one and some value is not whole: ids such as
+``007`` keep their zeros. Later files are read by what the encoder has learned, not by their rows.
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 SEPARATORS = ",\t;|"
 # Text that means "no value here", in a CSV and in a parquet column of strings alike.
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>")
+# A whole number as floats are written: what 5 becomes beside a missing value.
+WHOLE_FLOAT = r"(?:0|-?[1-9][0-9]*)\.0"
 
 
-def read_table(path: Path, columns: Sequence[str] | None, sep: str | None = None) -> pd.DataFrame:
-    """Reads `columns` (None: all) of a file.
+def read_table(
+    path: Path, columns: Sequence[str] | None, sep: str | None = None, fields: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Reads `columns` (None: all) of a file; those of a CSV are the text that is there.
 
     Args:
         path: a .csv, .tsv, .txt, .parquet or .pq file.
         columns: the names needed.
         sep: the CSV separator; None takes the commonest of comma, tab, semicolon and bar in the
             first line.
+        fields: the columns of a CSV that become floats where every value is a number and some value
+            is not whole: what training decides once, for every file to come.
 
     Raises:
         DataError: no such file, an unknown extension, an unreadable or empty file, a column
@@ -64,22 +71,25 @@ def read_table(path: Path, columns: Sequence[str] | None, sep: str | None = None
     if table.empty:
         raise DataError(f"{path}: there are no rows below the header.")
     table = table[wanted]
-    return table if suffix in PARQUET_SUFFIXES else table.apply(_numbers_if_not_whole)
+    if suffix in PARQUET_SUFFIXES:
+        return table
+    return table.assign(**{name: _numbers_if_not_whole(table[name]) for name in fields})
 
 
 def as_text(column: pd.Series[Any], name: str) -> pd.Series[Any]:
-    """Categories as text, NA where missing: 5, 5.0 and "5" are one category.
+    """Categories as text, NA where missing: 5, 5.0, "5" and "5.0" are one category.
+
+    The rule looks at one value at a time: its text as a CSV has it, of which a whole number without
+    leading zeros loses a final ".0". All else stays as spelled: "007" is not "7", "1.10" not "1.1".
 
     Raises:
         DataError: for a column of dates, lists or other objects.
     """
-    if pd.api.types.is_float_dtype(column.dtype) and _is_whole(column.dropna()):
-        column = column.astype("Int64")
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if not _is_plain(column):
-        raise DataError(f"column {name!r} holds {_kind(column)}, which cannot be a category.")
+    values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+    if not _is_plain(values):
+        raise DataError(f"column {name!r} holds {_kind(values)}, which cannot be a category.")
     text = column.astype("string")
+    text = text.mask(text.str.fullmatch(WHOLE_FLOAT, na=False), text.str.slice(stop=-2))
     return text.mask(text.isin(MISSING))
 
 
@@ -187,25 +197,21 @@ def _read_csv(path: Path, sep: str | None) -> pd.DataFrame:
 
 
 def _numbers_if_not_whole(column: pd.Series[Any]) -> pd.Series[Any]:
-    text = column.mask(column.isin(MISSING))
+    text = column[~column.isin(MISSING)].dropna()
     numbers = pd.to_numeric(text, errors="coerce")
-    all_numbers = bool((numbers.notna() | text.isna()).all())
-    all_whole = bool(text.dropna().str.fullmatch(r"[+-]?\d+").all())
-    return text if all_whole or not all_numbers else numbers.astype("Float64")
+    if text.str.fullmatch(r"[+-]?\d+").all() or numbers.isna().any():
+        return column
+    return numbers.astype("Float64").reindex(column.index)
 
 
-def _is_whole(numbers: pd.Series[Any]) -> bool:
-    return bool(((numbers % 1 == 0) & (numbers.abs() < 2**53)).all())
-
-
-def _is_plain(column: pd.Series[Any]) -> bool:
+def _is_plain(column: pd.Series[Any] | pd.Index[Any]) -> bool:
     if column.dtype == object:
         return pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty", "boolean")
     types = pd.api.types
     return bool(types.is_string_dtype(column.dtype) or types.is_numeric_dtype(column.dtype))
 
 
-def _kind(column: pd.Series[Any]) -> str:
+def _kind(column: pd.Series[Any] | pd.Index[Any]) -> str:
     if column.dtype == object:
         return str(pd.api.types.infer_dtype(column, skipna=True))
     return str(column.dtype)

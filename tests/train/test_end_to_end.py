@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny run of `train` on a file and on the generated log, then `predict` with what it saved."""
 
+import csv
 import json
 import zipfile
 
@@ -97,6 +98,30 @@ def test_predict_on_new_rows(trained, tmp_path, capsys):
     assert table["unused"].tolist() == ["x"] * 3
     assert table["prediction"].between(0, 1).all()
     assert "values unseen in training: user 33.3 %" in capsys.readouterr().out
+
+
+def test_predict_copies_a_csv_as_it_is(trained, tmp_path):
+    rows = [
+        ["user", "item", "price", "page", "version", "code", "note", "batch", "empty"],
+        ["3", "2.0", "01.50", "home", "1.10", "00.50", "NA", "12e4", ""],
+        ["4", "n/a", "NaN", "a/b, c", "2.50", "01.25", "n/a", "3e10", ""],
+    ]
+    with (tmp_path / "new.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    out = tmp_path / "p.csv"
+    arguments = ["--model", trained, "--data", tmp_path / "new.csv", "--out", out]
+    assert main(["predict", *map(str, arguments)]) == 0
+    with out.open(newline="") as file:
+        assert [row[:-1] for row in csv.reader(file)] == rows
+
+
+def test_text_that_passes_for_numbers_in_the_test_part_is_still_known(tmp_path, capsys):
+    version = np.where(np.arange(ROWS) < 300, RNG.choice(["1.10", "2.50", "beta"], ROWS), "1.10")
+    table = LOG.assign(version=version, time=np.arange(ROWS))
+    table.to_csv(tmp_path / "log.csv", index=False)
+    arguments = ["train", "--data", tmp_path / "log.csv", *FLAGS, "--gate", "version"]
+    assert main([*map(str, arguments), "--out", str(tmp_path / "out")]) == 0
+    assert "predictions are the same" in capsys.readouterr().out
 
 
 def test_predict_names_a_missing_column(trained, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from mlayers.train.encoder import fit_encoder
 from mlayers.train.model import gate_values, gated_model, plain_model, tower_parameters, widths_for
-from mlayers.train.plots import mean_gates
+from mlayers.train.plots import draw_gates, mean_gates
 
 RNG = np.random.default_rng(0)
 TABLE = pd.DataFrame(
@@ -80,3 +80,13 @@ def test_mean_gates_of_categories_and_of_quarters_of_floats():
     constant = mean_gates(pd.Series([1.5] * 4, name="price"), gates_bu)
     np.testing.assert_allclose(constant, [[1.25, 1.25]])
     assert constant.index.tolist() == ["1.5"]
+    gaps = mean_gates(pd.Series([1.5, None, 1.5, None], name="price"), gates_bu)
+    np.testing.assert_allclose(gaps, [[1.0, 1.0], [1.5, 1.5]])
+    assert gaps.index.tolist() == ["1.5", "(missing)"]
+
+
+def test_gates_are_drawn_where_a_gate_column_has_no_value(tmp_path):
+    encoder = fit_encoder(TABLE, ["user"], ["item"], ["page", "price"])
+    rows = TABLE.assign(price=pd.array([None] * len(TABLE), "Float64"))
+    draw_gates(encoder, rows, [RNG.uniform(0, 2, (len(TABLE), 3))], tmp_path / "gates.png")
+    assert (tmp_path / "gates.png").stat().st_size
