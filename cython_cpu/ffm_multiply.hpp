@@ -70,16 +70,14 @@ struct MultiplyGrad {
 };
 
 /* N numbers, as often as they fill W lanes. */
-template <typename C, int N, int W, int... lane>
-MLAYERS_INLINE Vector<C, W> repeat(Vector<C, N> x, std::integer_sequence<int, lane...> = {}) {
+template <typename C, int N, int W>
+MLAYERS_INLINE Vector<C, W> repeat(Vector<C, N> x) {
     if constexpr (N == W)
         return x;
     else if constexpr (N == 1)
         return all<W>(x);
-    else if constexpr (sizeof...(lane) == 0)
-        return repeat<C, N, W>(x, std::make_integer_sequence<int, 2 * N>());
     else
-        return repeat<C, 2 * N, W>(__builtin_shufflevector(x, x, lane...));
+        return repeat<C, 2 * N, W>(doubled<C, N>(x, std::make_integer_sequence<int, 2 * N>()));
 }
 
 /* D numbers from memory, as often as they fill W lanes; D is a power of two, F at least, W at most. */

@@ -7,12 +7,16 @@
 #define MLAYERS_ISA_H
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 static int mlayers_can_run(const char *isa) {
 #if defined(__x86_64__)
+    unsigned eax, ebx, ecx = 0, edx;
     __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c");
+    __get_cpuid(1, &eax, &ebx, &ecx, &edx); /* clang 16 knows no "f16c" that it could be asked for */
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & bit_F16C);
     if (strcmp(isa, "avx2") == 0) return avx2;
     if (strcmp(isa, "avx512") == 0)
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -72,11 +72,15 @@ struct GateGrad {
     template <int W, int N>
     MLAYERS_INLINE void run(int64_t i) const {
         using C = Computed<T>;
-        auto gate = sigmoid<C, W>(load<W>(logits + i));
-        auto gated = C(2) * load<W>(grad + i) * gate;
+        auto x = load<W>(logits + i);
+        auto negative = x < C(0);
+        auto decay = exp_of_negative<C, W>(negative ? x : -x);
+        auto larger = C(1) / (C(1) + decay), smaller = decay * larger;
+        auto gated = C(2) * load<W>(grad + i) * (negative ? smaller : larger);
         auto unit = load<W>(hidden + i);
         store<W>(hidden_grad + i, gated);
-        store<W>(logits_grad + i, gated * unit * (C(1) - gate));
+        /* 1 - sigmoid, which taken as a difference would have lost its digits where that is near 1 */
+        store<W>(logits_grad + i, gated * unit * (negative ? larger : smaller));
     }
 };
 

@@ -25,9 +25,14 @@
 #include <signal.h>
 #include <time.h>
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "call.h"
 
 #define MLAYERS_MAX_THREADS 1024
+#define MLAYERS_STACK (1 << 20) /* bytes, at least: musl gives 128 KB, and one kernel takes 300 */
 #define MLAYERS_PATIENCE 30000 /* nanoseconds */
 #define MLAYERS_PATIENCE_ALONE 100000
 
@@ -44,8 +49,33 @@ __attribute__((visibility("default"))) void mlayers_set_num_threads(int threads)
     __atomic_store_n(&mlayers_threads, threads, __ATOMIC_RELAXED);
 }
 
+/* How a thread rounds, and whether it takes subnormals for 0, as XLA and TensorFlow have it. Another
+ * thread is in another mode, so a worker takes the caller's: no result depends on who computes it. */
+#if defined(__x86_64__)
+typedef unsigned mlayers_float_mode;
+static mlayers_float_mode mlayers_get_float_mode(void) {
+    return _mm_getcsr() & ~0x3fu; /* without what has happened so far */
+}
+static void mlayers_set_float_mode(mlayers_float_mode mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+typedef uint64_t mlayers_float_mode;
+static mlayers_float_mode mlayers_get_float_mode(void) {
+    mlayers_float_mode mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+}
+static void mlayers_set_float_mode(mlayers_float_mode mode) {
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(mode));
+}
+#else
+typedef int mlayers_float_mode;
+static mlayers_float_mode mlayers_get_float_mode(void) { return 0; }
+static void mlayers_set_float_mode(mlayers_float_mode mode) { (void)mode; }
+#endif
+
 typedef struct mlayers_posting {
     mlayers_job job;
+    mlayers_float_mode mode; /* the caller's */
     int inside;   /* workers that joined and have not left; atomic, changed under the lock */
     int may_join; /* how many more may; under the lock */
     int patience; /* of those that joined, afterwards */
@@ -106,6 +136,7 @@ static void *mlayers_worker(void *number) {
         posting->may_join--;
         posting->inside++;
         pthread_mutex_unlock(&mlayers_lock);
+        mlayers_set_float_mode(posting->mode);
         mlayers_work_on(&posting->job, (int64_t)(intptr_t)number);
         pthread_mutex_lock(&mlayers_lock);
         __atomic_sub_fetch(&posting->inside, 1, __ATOMIC_RELEASE); /* at 0 it may be gone */
@@ -126,6 +157,8 @@ static void mlayers_after_fork(void) {
 /* Under the lock: as many workers as wanted, or as many as the system will give. */
 static void mlayers_hire(int wanted) {
     sigset_t all, before;
+    pthread_attr_t attributes;
+    size_t stack;
     if (!mlayers_atfork_done) {
         mlayers_atfork_done = 1;
         pthread_atfork(NULL, NULL, mlayers_after_fork);
@@ -133,13 +166,17 @@ static void mlayers_hire(int wanted) {
     if (mlayers_workers >= wanted) return;
     sigfillset(&all); /* signals are for the program's own threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attributes);
+    if (pthread_attr_getstacksize(&attributes, &stack) == 0 && stack < MLAYERS_STACK)
+        pthread_attr_setstacksize(&attributes, MLAYERS_STACK);
     while (mlayers_workers < wanted) {
         pthread_t thread;
         void *number = (void *)(intptr_t)(mlayers_workers + 1); /* a caller is 0 */
-        if (pthread_create(&thread, NULL, mlayers_worker, number)) break;
+        if (pthread_create(&thread, &attributes, mlayers_worker, number)) break;
         pthread_detach(thread);
         mlayers_workers++;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -152,6 +189,7 @@ static void mlayers_post(const mlayers_call *call, int64_t rows, mlayers_body bo
     }
     if (helpers >= rows) helpers = (int)rows - 1;
     mlayers_begin(&posting.job, call, rows, body);
+    posting.mode = mlayers_get_float_mode();
     posting.inside = 0;
     posting.may_join = helpers;
     posting.patience = patience;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -115,9 +116,11 @@ MLAYERS_INLINE Vector<uint32_t, W> narrow(Vector<float, W> x, bfloat16) {
 template <int W>
 MLAYERS_INLINE Vector<float, W> widen(Vector<uint32_t, W> bits, float16) {
     Vector<uint32_t, W> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
-    /* Scaled by 2^112 the exponents are float's, subnormals too; inf and NaN keep the highest. */
-    Vector<float, W> scaled = from_bits<float, W>(rest) * 0x1p112f;
-    Vector<uint32_t, W> finite = from_bits<uint32_t, W>(scaled);
+    /* A subnormal half counts units of the last bit that floats from 0.5 on have: no operand is a
+     * subnormal float, which XLA and TensorFlow have the processor take for 0. */
+    Vector<float, W> units = from_bits<float, W>((bits & 0x3ffu) | 0x3f000000u) - 0.5f;
+    Vector<uint32_t, W> tiny = from_bits<uint32_t, W>(units);
+    Vector<uint32_t, W> finite = rest < 0x00800000u ? tiny : rest + 0x38000000u;
     return from_bits<float, W>(sign | (rest >= 0x0f800000u ? rest | 0x7f800000u : finite));
 }
 
@@ -244,18 +247,38 @@ inline void convert(const From *from, To *to, int64_t n) {
     cover<LANES<To>, 1>(0, n, Convert<From, To>{from, to});
 }
 
+/* Lanes of a, counted from 0, and of b, counted on. */
+template <typename C, int... lane>
+MLAYERS_INLINE Vector<C, 4> shuffled(Vector<C, 4> a, Vector<C, 4> b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, lane...);
+#else
+    using Int = typename std::conditional<sizeof(C) == 4, int32_t, int64_t>::type;
+    return __builtin_shuffle(a, b, Vector<Int, 4>{lane...});
+#endif
+}
+
+/* N numbers, and the same again; `lane` counts from 0 to 2 N. */
+template <typename C, int N, int... lane>
+MLAYERS_INLINE Vector<C, 2 * N> doubled(Vector<C, N> x, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(x, x, lane...);
+#else
+    Vector<C, 2 * N> twice;
+    for (int i = 0; i < 2; i++) memcpy(reinterpret_cast<char *>(&twice) + i * sizeof x, &x, sizeof x);
+    return twice;
+#endif
+}
+
 /* Four vectors of four numbers, as a matrix, turned round. */
 template <typename C>
 MLAYERS_INLINE void transpose(Vector<C, 4> (&x)[4]) {
-    using V = Vector<C, 4>;
-    V low01 = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5);
-    V low23 = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5);
-    V high01 = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7);
-    V high23 = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
-    x[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    x[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    x[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    x[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+    auto low01 = shuffled<C, 0, 4, 1, 5>(x[0], x[1]), low23 = shuffled<C, 0, 4, 1, 5>(x[2], x[3]);
+    auto high01 = shuffled<C, 2, 6, 3, 7>(x[0], x[1]), high23 = shuffled<C, 2, 6, 3, 7>(x[2], x[3]);
+    x[0] = shuffled<C, 0, 1, 4, 5>(low01, low23);
+    x[1] = shuffled<C, 2, 3, 6, 7>(low01, low23);
+    x[2] = shuffled<C, 0, 1, 4, 5>(high01, high23);
+    x[3] = shuffled<C, 2, 3, 6, 7>(high01, high23);
 }
 
 }  // namespace

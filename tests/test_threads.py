@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread pool: its limits, forks, many callers at once, and that it sleeps between calls."""
 
+import ctypes.util
 import os
+import platform
 import threading
 import time
 
@@ -84,6 +86,26 @@ def test_results_do_not_depend_on_the_number(int_type):
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_threads_round_as_the_caller_does():
+    """The mode of rounding is a thread's own, and so is whether subnormals are 0."""
+    upward = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
+    libm = ctypes.util.find_library("m")
+    if upward is None or libm is None:
+        pytest.skip("FE_UPWARD is not known here")
+    fesetround = ctypes.CDLL(libm).fesetround
+    to_nearest = mlayers.ffm(LEFT, RIGHT, 8)  # whose threads are there from now on
+    assert fesetround(upward) == 0
+    try:
+        found = [mlayers.ffm(LEFT, RIGHT, 8) for _ in range(5)]
+        mlayers.set_num_threads(1)
+        alone = mlayers.ffm(LEFT, RIGHT, 8)
+    finally:
+        fesetround(0)
+    assert (alone > to_nearest).any()
+    for one in found:
+        np.testing.assert_array_equal(one, alone)
 
 
 def test_threads_are_started_and_used():

@@ -11,6 +11,7 @@ from mlayers import lhuc_gate, lhuc_gate_grad, use_kernels
 from support.array_checks import check_results, reference
 from support.op_examples import Bad, Example, bad_arrays
 from support.tensor_checks import TensorChecks
+from support.tensors import COMPILERS, compiler, to_array, to_tensor
 
 GOOD = {"hidden": np.ones((4, 3), "float32"), "logits": np.ones((4, 3), "float32")}
 
@@ -51,6 +52,25 @@ def test_extreme_logits_saturate_without_warning(path, dtype):
     np.testing.assert_allclose(out, [0, 0, 0, 2, 2, 2], atol=1e-30)
     np.testing.assert_allclose(grads[0], out, atol=1e-30)
     np.testing.assert_allclose(grads[1], np.zeros(6), atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradient_keeps_its_digits_where_the_gate_is_open(dtype):
+    """1 - sigmoid is 0 in float32 from 17 on, and has lost half of its digits at 10."""
+    logits = np.array([-20, -5, 5, 10, 14, 17, 20], dtype)
+    ones = np.ones_like(logits)
+    found = lhuc_gate_grad(ones, ones, logits)[1]
+    np.testing.assert_allclose(found, reference(lhuc_gate_grad, [ones, ones, logits])[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("compile_with", [None, *COMPILERS])
+def test_small_halves_are_not_0(backend, compile_with):
+    """As floats they are subnormal, which XLA and TensorFlow have the processor take for 0."""
+    hidden = np.geomspace(6e-8, 1e-4, 13).astype("float16")  # no multiple of what a vector holds
+    run = compiler(compile_with)(lhuc_gate) if compile_with else lhuc_gate
+    with use_kernels("auto"):
+        found = run(to_tensor(hidden), to_tensor(np.zeros_like(hidden)))
+    np.testing.assert_array_equal(to_array(found), hidden)
 
 
 def test_in_place():
