@@ -152,9 +152,12 @@ def get(identifier: Any, **overrides: Any) -> Any:
     """
     if identifier is None:
         return None
-    if isinstance(overrides.get("dtype"), keras.DTypePolicy):
+    policy = overrides.get("dtype")
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):  # of paths, which activations lack
+        policy = policy.default_policy
+    if isinstance(policy, keras.DTypePolicy):
         # By name: a layer without its own get_config (Keras' ELU) remembers only plain arguments.
-        overrides["dtype"] = overrides["dtype"].name
+        overrides["dtype"] = policy.name
     if isinstance(identifier, str):
         return _from_name(identifier, overrides)
     if isinstance(identifier, Mapping):

@@ -26,6 +26,11 @@ class Layer(WithParams, keras.layers.Layer):  # type: ignore[misc]  # Keras is u
         """Constructor arguments of a child: its name is a part of the paths of its weights."""
         return {"name": name, "dtype": self.dtype_policy, "trainable": self.trainable}
 
+    def _as_floats(self, tensor: Any) -> Any:
+        """Integers and booleans, which Keras leaves as they are, in the dtype of the layer."""
+        is_floating = "float" in str(tensor.dtype)  # in every framework's words
+        return tensor if is_floating else keras.ops.cast(tensor, self.compute_dtype)
+
     def _activate(self, activation: Any, tensor: Any) -> Any:
         """Applies an activation layer, or none, and keeps the dtype.
 

@@ -36,6 +36,18 @@ def product(inputs: Any, kernel: Any) -> Any:
     return inputs @ kernel
 
 
+def plus_bias(outputs: Any, bias: Any) -> Any:
+    """`outputs + bias`, into `outputs` where eager torch allows it: that saves 2 % of a step."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # torch.vmap has no place for what is mapped in what is not; a compiler needs no hint.
+        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+            outputs += bias
+            return outputs
+    return outputs + bias
+
+
 def _is_to_be_turned(inputs: Any, kernel: Any) -> bool:
     """Whether JAX traces a product of a size that gains."""
     import jax

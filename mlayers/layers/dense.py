@@ -10,7 +10,7 @@ from mlayers import activations
 from mlayers.layers import _checks
 from mlayers.layers._initializers import fresh
 from mlayers.layers._layer import Layer, register
-from mlayers.layers._product import product
+from mlayers.layers._product import plus_bias, product
 from mlayers.layers._weight_norm import normed_product
 
 
@@ -130,6 +130,7 @@ class Dense(Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Computes `activation(inputs @ kernel + bias)`; `training` changes nothing."""
+        inputs = self._as_floats(inputs)
         kernel_io = ops.convert_to_tensor(self.kernel)
         if self.allow_kernel_norm:
             outputs = normed_product(
@@ -138,7 +139,7 @@ class Dense(Layer):
         else:
             outputs = product(inputs, ops.cast(kernel_io, self.compute_dtype))
         if self.bias is not None:
-            outputs += ops.convert_to_tensor(self.bias)  # in place on torch: 2 % of a step
+            outputs = plus_bias(outputs, ops.convert_to_tensor(self.bias))
         return self._activate(self.activation, outputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

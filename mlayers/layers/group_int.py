@@ -168,6 +168,13 @@ class GroupInt(Layer):
             "use_weight_norm": self.use_weight_norm,
         }
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "GroupInt":
+        """Returns a layer of this config."""
+        given = config["interaction_type"]
+        # Keras' reader of .h5 files takes the word for the name of a function, and gives that.
+        return cls(**{**config, "interaction_type": getattr(given, "__name__", given)})
+
     def _check_attention_units(self, units: Any) -> list[int] | None:
         if self.use_attention and self.interaction_type != "multiply":
             raise _checks.refuse(

@@ -222,6 +222,7 @@ class LHUCTower(DenseStack):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the tower; `training` is for the batch norms and `gate_dropout`."""
         hidden, gate_input = self._split(inputs)
+        hidden = self._as_floats(hidden)
         if self._batch_norm is not None:
             hidden = self._batch_norm(hidden, training=training)
         for block in self._blocks:

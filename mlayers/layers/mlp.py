@@ -155,7 +155,7 @@ class MLP(DenseStack):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Runs the stack; `training` is for the batch norms."""
-        outputs = inputs
+        outputs = self._as_floats(inputs)
         for layer in self._stacked_layers:
             outputs = call_child(layer, outputs, training=training)
         return ops.cast(outputs, self.compute_dtype)  # which an activation may not keep

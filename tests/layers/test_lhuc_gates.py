@@ -156,6 +156,20 @@ def test_dropout_is_before_the_last_layer(hidden, logits):
     assert sorted(gates_in_training(hidden)) == pytest.approx(sorted(wanted))
 
 
+def test_gates_are_those_of_inference_inside_a_training_step():
+    tower = LHUCTower([8, 3], [6], gate_dropout=0.5)
+
+    class Model(keras.Model):
+        def call(self, inputs, training=None):
+            return tower(inputs, training=training), *tower.gates(inputs)
+
+    x = np.ones((4, 5), "float32")
+    model = Model()
+    expected = model(x, training=False)[1:]
+    for found, gates in zip(model(x, training=True)[1:], expected, strict=True):
+        np.testing.assert_allclose(to_numpy(found), to_numpy(gates), rtol=1e-6)
+
+
 def test_dropout_is_off_in_inference_and_where_there_is_no_rate():
     layer, without = (make((X, GATE), gate_dropout=rate, lhuc_output_dims=[6]) for rate in (0.5, 0))
     assert [w.path.split("/", 1)[1] for w in layer.weights] == [
