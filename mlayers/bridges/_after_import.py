@@ -20,8 +20,11 @@ from typing import Any
 def call(name: str, function: Callable[[], None]) -> None:
     """Call a function now if the package `name` is loaded, else right after its import.
 
-    One function for each package: two finders that wait for the same would ask each other.
+    One function for each package, the last: two finders that wait for one would ask each other.
     """
+    # By an attribute: one left by an earlier import of this module is of another class.
+    finders = [f for f in sys.meta_path if getattr(f, "_mlayers_waits_for", "") != name]
+    sys.meta_path[:] = finders
     if name in sys.modules:
         _call(name, function)
     else:
@@ -42,14 +45,14 @@ class _Finder:
     """Finds nothing itself; makes the loader of one package call a function at the end."""
 
     def __init__(self, name: str, function: Callable[[], None]) -> None:
-        self.name = name
+        self._mlayers_waits_for = name
         self.function = function
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec that the other finders give, with that one change; also for a mere question."""
-        if name != self.name:
+        if name != self._mlayers_waits_for:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -69,6 +72,6 @@ class _Finder:
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                _call(self.name, self.function)
+                _call(self._mlayers_waits_for, self.function)
 
         loader.exec_module = exec_module

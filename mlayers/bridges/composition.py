@@ -35,6 +35,8 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
         return compose(op, tensors, values)
     key = (op.name, values)
     if key not in _functions:
+        if len(_functions) >= 1024:  # an attribute that is another number in every call
+            _functions.clear()
         _functions[key] = _with_gradient(op, values)
     return (_functions[key](*tensors),)
 

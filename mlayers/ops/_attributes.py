@@ -119,7 +119,11 @@ class Sizes:
     kind = "int[]"
 
     def check(self, op: str, value: Any) -> tuple[int, ...]:
-        if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        if (
+            isinstance(value, (str, bytes, dict, set, frozenset))
+            or not isinstance(value, Iterable)
+            or getattr(value, "ndim", 1) != 1
+        ):
             raise type_error(op, f"'{self.name}' must be a list of integers", **{self.name: value})
         numbers = tuple(_as_int(v) for v in value)
         sizes = tuple(n for n in numbers if n is not None)

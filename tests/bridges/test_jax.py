@@ -110,6 +110,35 @@ def test_keras_data_parallel_trains_as_one_device_does(four_devices):
 
 
 @names
+def test_without_jit_there_are_kernels_all_the_same(name):
+    arrays = arrays_of(name)
+    plain = call(name, *arrays)
+    with jax.disable_jit():
+        found = call(name, *map(jnp.asarray, arrays))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, **CLOSE), found, plain)
+
+
+@batched_names
+def test_vmap_over_nothing(name):
+    tensors = [jnp.zeros((0, *array.shape), array.dtype) for array in arrays_of(name)]
+    shapes = jax.eval_shape(lambda *t: call(name, *t), *arrays_of(name))
+    found = jax.vmap(lambda *t: call(name, *t))(*tensors)
+    assert [one.shape for one in jax.tree.leaves(found)] == [
+        (0, *one.shape) for one in jax.tree.leaves(shapes)
+    ]
+
+
+def test_first_call_under_a_transfer_guard():
+    program = """
+import jax, mlayers
+x = jax.device_put(1.0 + jax.numpy.arange(6, dtype="float32").reshape(2, 3))
+jax.config.update("jax_transfer_guard", "disallow")
+print(mlayers.lhuc_gate(x, x).shape, mlayers.show_config(mode="dict")["bridges"]["jax"][:7])
+"""
+    assert programs.output("-c", program) == "(2, 3) kernels"
+
+
+@names
 def test_vmap(name):
     op = OPS[CALLS[name][0]]
     stacks = [np.stack(pair) for pair in zip(arrays_of(name), arrays_of(name, 1), strict=True)]

@@ -94,6 +94,34 @@ def test_framework_that_is_not_loaded(framework):
     assert framework not in sys.modules
 
 
+@pytest.mark.skipif(BACKEND not in ("tensorflow", "torch"), reason="no other import is waited for")
+@pytest.mark.parametrize("again", ["importlib.reload(mlayers)", "forget(); import mlayers"])
+def test_loaded_again_before_the_framework(again):
+    program = f"""
+import importlib, sys, mlayers
+def forget():
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "mlayers":
+            del sys.modules[name]
+{again}
+import {BACKEND}
+print("there")
+"""
+    assert programs.output("-c", program) == "there"
+
+
+@needs_backend
+def test_an_attribute_of_many_values_fills_no_memory():
+    from mlayers.bridges import composition
+
+    x = np.ones(3, "float32")
+    with mlayers.use_kernels("composition"):
+        for threshold in range(1100):
+            mlayers.lhuc_gate(x, x)
+            mlayers.fid_counter(x, counter_threshold=threshold + 1)
+    assert len(composition._functions) <= 1024
+
+
 @pytest.mark.parametrize("framework", ["tensorflow", "torch"])
 def test_missing_library_is_named(framework):
     """The C half looks its functions up in what the process has loaded, and says what it misses."""

@@ -57,6 +57,8 @@ class TestFeatureInsight(TensorChecks):
                 "None": None,
                 "int": 6,
                 "str": "123",
+                "array of rank 0": np.array(6),
+                "set": {6},
                 "floats": [1.0, 5.0],
                 "bools": [True, 5],
                 "dict": {1: 2},
