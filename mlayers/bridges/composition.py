@@ -34,11 +34,12 @@ def run(op: Op, tensors: Sequence[Any], values: tuple[Any, ...]) -> tuple[Any, .
     if op.gradient is None or _becomes_onnx():
         return compose(op, tensors, values)
     key = (op.name, values)
-    if key not in _functions:
+    function = _functions.get(key)
+    if function is None:
         if len(_functions) >= 1024:  # an attribute that is another number in every call
             _functions.clear()
-        _functions[key] = _with_gradient(op, values)
-    return (_functions[key](*tensors),)
+        function = _functions[key] = _with_gradient(op, values)
+    return (function(*tensors),)
 
 
 def tensor_of(array: Any) -> Any:

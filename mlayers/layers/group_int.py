@@ -171,9 +171,11 @@ class GroupInt(Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GroupInt":
         """Returns a layer of this config."""
-        given = config["interaction_type"]
+        given = config.get("interaction_type", "multiply")
         # Keras' reader of .h5 files takes the word for the name of a function, and gives that.
-        return cls(**{**config, "interaction_type": getattr(given, "__name__", given)})
+        config = {**config, "interaction_type": getattr(given, "__name__", given)}
+        layer: GroupInt = super().from_config(config)
+        return layer
 
     def _check_attention_units(self, units: Any) -> list[int] | None:
         if self.use_attention and self.interaction_type != "multiply":
