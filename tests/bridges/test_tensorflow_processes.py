@@ -54,7 +54,7 @@ def test_import_of_tensorflow_is_left_as_it_was():
     program = """
 import importlib.util, sys, mlayers
 finders = list(sys.meta_path)
-(ours,) = (f for f in finders if getattr(f, "name", "") == "tensorflow")
+(ours,) = (f for f in finders if getattr(f, "_mlayers_waits_for", "") == "tensorflow")
 for _ in range(2):
     assert importlib.util.find_spec("tensorflow").loader.name == "tensorflow"
 assert "tensorflow" not in sys.modules and sys.meta_path == finders
