@@ -59,18 +59,33 @@ static void mlayers_want_huge_pages(void *data, int64_t bytes) {
     (void)bytes;
 }
 
-/* Before a kernel runs: says in call->streams how to store, and prepares what is fresh. */
-static void mlayers_prepare_outputs(mlayers_call *call) {
+static int64_t mlayers_bytes(const mlayers_call *call, const mlayers_array *arrays, int32_t n) {
     static const int64_t width[] = {4, 8, 2, 2}; /* by dtype */
-    call->streams = 0;
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < n; i++) bytes += arrays[i].size * width[call->dtype];
+    return bytes;
+}
+
+/* Before a kernel runs: says in call->streams how to store, and prepares what is fresh. What is read
+ * counts too: of gradients of 8 MB made from 134, little is left in the caches. (ffm multiply, float32,
+ * 16 by 16 fields, D 16, with two threads of an AMD EPYC, the gradients and then a read of them:
+ * 8192 rows 3.5 ms in the ordinary way and 3.0 past the caches, 4096 rows 1.63 and 1.45.) */
+static void mlayers_prepare_outputs(mlayers_call *call) {
+    int fresh = 0, there = 0;
     for (int32_t i = 0; i < call->n_outputs; i++) {
-        int64_t bytes = call->outputs[i].size * width[call->dtype];
+        int64_t bytes = mlayers_bytes(call, &call->outputs[i], 1);
         if (bytes < MLAYERS_LARGE) continue;
-        if (!mlayers_is_there((char *)call->outputs[i].data + bytes / 2))
+        if (mlayers_is_there((char *)call->outputs[i].data + bytes / 2)) {
+            there = 1;
+        } else {
+            fresh = 1;
             mlayers_want_huge_pages(call->outputs[i].data, bytes);
-        else if (bytes > mlayers_cache_size())
-            call->streams = 1;
+        }
     }
+    call->streams = there && !fresh &&
+                    mlayers_bytes(call, call->inputs, call->n_inputs) +
+                            mlayers_bytes(call, call->outputs, call->n_outputs) >
+                        mlayers_cache_size();
 }
 
 #endif

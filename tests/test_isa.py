@@ -90,6 +90,34 @@ def test_ffm_into_an_output_beyond_the_caches(dtype, left, right, start):
     assert (memory[first + size :] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("left", "right", "dim"), [(4, 5, 16), (5, 4, 8), (4, 20, 16), (3, 4, 10)])
+@pytest.mark.parametrize("start", [0, 1, -1])
+def test_ffm_gradients_beyond_the_caches(dtype, left, right, dim, start):
+    """Stored past them or not, they are what a few rows at a time get; nothing beside them changes.
+
+    They start so many numbers after, and before, the start of a line.
+    """
+    itemsize = np.dtype(dtype).itemsize
+    batch = (33 << 20) // (min(left, right) * dim * itemsize) // 8 + 1  # more than 4 MB each
+    shapes = (batch, left * dim), (batch, right * dim)
+    arrays = [normal(*shape, dtype=dtype) for shape in shapes]
+    grad = np.resize(normal(1009, left * right * dim, dtype=dtype), (batch, left * right * dim))
+    memories, out = [], []
+    for shape, first in zip(shapes, (start, -start), strict=True):
+        size = shape[0] * shape[1]
+        memory = np.full(size + 128, 7, dtype)
+        first += (-memory.ctypes.data % 64) // itemsize + 64
+        memories.append((memory[:first], memory[first + size :]))
+        out.append(memory[first : first + size].reshape(shape))
+    mlayers.ffm_grad(grad, *arrays, dim, out=tuple(out))
+    for i in range(0, batch, 997):
+        few = [array[i : i + 997] for array in (grad, *arrays)]
+        for found, expected in zip(out, mlayers.ffm_grad(*few, dim), strict=True):
+            np.testing.assert_array_equal(found[i : i + 997], expected)
+    assert all((beside == 7).all() for pair in memories for beside in pair)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("aggregate", [False, True])
 @pytest.mark.parametrize(("sizes", "units"), SEGMENTS)
