@@ -51,16 +51,17 @@ constexpr int HELD = 16, HELD_BOTH = 12;
 constexpr int HELD = 8, HELD_BOTH = 6;
 #endif
 
-template <typename T, template <typename, int> class Out = Stores>
+template <typename T, template <typename, int, bool> class Out = Stores>
 struct MultiplyHeld {
     const T *left_bld, *right_brd;
     T *out_blrd;
     int64_t B, L, D;
 
-    template <int W, int V>
+    template <int W, int V, bool ASKS>
     __attribute__((noinline)) void run() const {
         const MultiplyHeld my = *this; /* or each store might have changed it */
-        Out<T, W> out(my.out_blrd);
+        alignas(64) T room[W];
+        Out<T, W, ASKS> out(my.out_blrd, room);
         Vector<Computed<T>, W> right[V];
         for (int64_t b = 0; b < my.B; b++) {
             for (int v = 0; v < V; v++) right[v] = load<W>(my.right_brd + (b * V + v) * W);
@@ -74,20 +75,21 @@ struct MultiplyHeld {
 };
 
 /* Both results go to `Out`; to another than Stores only where a vector of left_grad is D long. */
-template <typename T, template <typename, int> class Out = Stores>
+template <typename T, template <typename, int, bool> class Out = Stores>
 struct MultiplyGradHeld {
     const T *grad_blrd, *left_bld, *right_brd;
     T *left_grad_bld, *right_grad_brd;
     int64_t B, L, D;
 
-    template <int W, int V>
+    template <int W, int V, bool ASKS>
     __attribute__((noinline)) void run() const {
         using VectorW = Vector<Computed<T>, W>;
         constexpr bool BOTH = V <= HELD_BOTH;
-        constexpr bool ORDINARY = std::is_same<Out<T, W>, Stores<T, W>>::value;
+        constexpr bool ORDINARY = std::is_same<Out<T, W, ASKS>, Stores<T, W, ASKS>>::value;
         const MultiplyGradHeld my = *this;
         VectorW right[BOTH ? V : 1], right_sum[V];
-        Out<T, W> left_out(my.left_grad_bld), right_out(my.right_grad_brd);
+        alignas(64) T room[2][W];
+        Out<T, W, ASKS> left_out(my.left_grad_bld, room[0]), right_out(my.right_grad_brd, room[1]);
         for (int64_t b = 0; b < my.B; b++) {
             const T *right_rd = my.right_brd + b * V * W;
             for (int v = 0; v < V; v++) {
@@ -98,7 +100,7 @@ struct MultiplyGradHeld {
                 VectorW left = load_repeated<1, W>(my.left_bld + bl * my.D, my.D), left_sum = {};
                 for (int v = 0; v < V; v++) {
                     const T *at = my.grad_blrd + (bl * V + v) * W;
-                    if (!BOTH && EVEN_LOOPS_ASK) ask_ahead<W, false>(at, v);
+                    if constexpr (!BOTH && ASKS) ask_ahead<W, false>(at, v);
                     VectorW grad = load<W>(at);
                     if constexpr (BOTH)
                         left_sum += grad * right[v];
@@ -122,16 +124,17 @@ struct MultiplyGradHeld {
     }
 };
 
-/* Calls f.run<W, V>() where the n numbers of a row of right fill V vectors, MOST at most, of the widest
- * that they fill, of LEAST at least, and these stay in registers; else returns false. With 1024 rows of
- * 10 by 12 fields this takes, on AVX-512, 0.2, 0.2, 0.4, 0.5 and 0.9 of the time of one field after the
- * other for D = 1, 2, 4, 8 and 16; the gradient 0.1, 0.15, 0.3, 0.5 and 0.75. (Each run is a function of
- * its own: of several in one, GCC 12 keeps right in memory.) */
+/* Calls f.run<W, V, EVEN_LOOPS_ASK>() where the n numbers of a row of right fill V vectors, MOST at
+ * most, of the widest that they fill, of LEAST at least, and these stay in registers; else returns
+ * false. With 1024 rows of 10 by 12 fields this takes, on AVX-512, 0.2, 0.2, 0.4, 0.5 and 0.9 of the
+ * time of one field after the other for D = 1, 2, 4, 8 and 16; the gradient 0.1, 0.15, 0.3, 0.5 and
+ * 0.75. (Each run is a function of its own, and asks always or never: of several in one, and where it
+ * depends, GCC 12 keeps right or the sums in memory.) */
 template <int MOST, int W, int LEAST = 4, int V = 1, typename F>
 inline bool run_held(int64_t n, int64_t D, const F &f) {
     if (D > W || W % D != 0) return false;
     if (n == V * W) {
-        f.template run<W, V>();
+        EVEN_LOOPS_ASK ? f.template run<W, V, true>() : f.template run<W, V, false>();
         return true;
     }
     if constexpr (V < MOST)

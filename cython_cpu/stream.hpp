@@ -33,13 +33,13 @@ constexpr bool EVEN_LOOPS_ASK = true;
 #endif
 
 /* Vectors that lie one after the other in memory, stored in the ordinary way; i as in ask_ahead. */
-template <typename T, int W>
+template <typename T, int W, bool ASKS>
 struct Stores {
     T *to;
 
-    MLAYERS_INLINE explicit Stores(T *memory) : to(memory) {}
+    MLAYERS_INLINE Stores(T *memory, T *) : to(memory) {}
     MLAYERS_INLINE void put(Vector<Computed<T>, W> x, int i) {
-        if (EVEN_LOOPS_ASK) ask_ahead<W, true>(to, i);
+        if constexpr (ASKS) ask_ahead<W, true>(to, i);
         store<W>(to, x);
         to += W;
     }
@@ -90,43 +90,42 @@ MLAYERS_INLINE __m512d pick(__m512d a, __m512d b, Vector<int64_t, 8> lanes) {
  * the next. `stream` takes vectors out of the first cache, which is felt where memory is fast: with two
  * threads of an AMD EPYC, 8192 rows of 16 by 16 fields, D 16, float32, it took 5.2 ms and this 5.0 where
  * a fill took 4.9, and 3.4 and 2.7 in the minutes in which a fill took 2.6. */
-template <typename T, int W>
+template <typename T, int W, bool>
 class Lines {
     static constexpr int LINE = 64; /* bytes */
     static_assert(W * sizeof(T) == LINE, "a vector must be as long as a line");
     using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
-    char *to;              /* where the next line begins; at first, where the memory does */
-    int64_t before;        /* numbers there before a line begins */
+    T *memory, *room;
+    T *to, *next;          /* where lines go; the first, begun before the memory, goes to the room */
+    int64_t before;        /* numbers in memory before a line begins */
     Vector<Lane, W> lanes; /* of a line in two vectors */
     Vector<T, W> last;
-    bool begun = false;
 
   public:
-    MLAYERS_INLINE explicit Lines(T *memory)
-        : to(reinterpret_cast<char *>(memory)),
-          before((-reinterpret_cast<uintptr_t>(memory) & (LINE - 1)) / sizeof(T)) {
+    /* There must be room for a line, which begins where a line does. (It is not a member, and `put` has
+     * no branch, so that compilers keep all of this, and what is put, in registers.) */
+    MLAYERS_INLINE Lines(T *memory, T *room)
+        : memory(memory), room(room), to(room),
+          before((-reinterpret_cast<uintptr_t>(memory) & (LINE - 1)) / sizeof(T)), last{} {
+        next = memory + before;
         for (int i = 0; i < W; i++) lanes[i] = before + i;
     }
 
     MLAYERS_INLINE void put(Vector<T, W> x, int) {
-        if (__builtin_expect(begun, true)) {
-            _mm512_stream_si512((__m512i *)to, (__m512i)pick(last, x, lanes));
-            to += LINE;
-        } else {
-            memcpy(to, &x, before * sizeof(T));
-            to += before * sizeof(T);
-            begun = true;
-        }
+        _mm512_stream_si512((__m512i *)to, (__m512i)pick(last, x, lanes));
         last = x;
+        to = next;
+        next += W;
     }
 
     /* After the last vector. */
     MLAYERS_INLINE void end() {
-        T numbers[W];
-        store<W>(numbers, last);
-        if (begun) memcpy(to, numbers + before, LINE - before * sizeof(T));
         stream_done();
+        if (to == room) return;
+        memcpy(memory, room + W - before, before * sizeof(T));
+        store<W>(room, last);
+        memcpy(to, room + before, (W - before) * sizeof(T));
     }
 };
 #endif
