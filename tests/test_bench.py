@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from mlayers.bench import cases, frameworks, machine, programs, rows
-from mlayers.bench.timing import interleave
+from mlayers.bench.timing import BURST, TRIES, interleave
 
 BACKEND = os.environ.get("KERAS_BACKEND")
 XLA = "jit_compile"  # TensorFlow's compiler, as the bench names it
@@ -204,11 +205,25 @@ def test_interleave_finishes_once_before_the_clock_starts_and_stops():
 
     interleave({"a": queue}, seconds=0.0, warm_up=2, finish=finish)
     words = "".join(word[0] for word in told)
-    bursts = words.removeprefix("ccfcf").split("f")[:-1]
-    assert words.startswith("ccfcfcf")
+    before = "ccf" + TRIES * "cf"
+    bursts = words.removeprefix(before).split("f")[:-1]
+    assert words.startswith(before)
     assert len(bursts) == 2 * 7
     assert set(bursts[::2]) == {"c"}
     assert len(set(bursts[1::2])) == 1 < len(bursts[1])
+
+
+def test_bursts_are_as_long_where_the_first_call_takes_longer():
+    """As one that waits for fresh memory: the others are not timed by shorter bursts for it."""
+    called = 0
+
+    def call():
+        nonlocal called
+        called += 1
+        time.sleep(BURST * 0.9 if called == 4 else BURST / 20)  # the first after the warm-up
+
+    interleave({"a": call}, seconds=0.0, warm_up=3)
+    assert called > 3 + TRIES + 7 * 5  # in 7 bursts
 
 
 def test_peak_memory_of_a_call():
