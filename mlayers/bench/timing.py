@@ -69,8 +69,8 @@ def interleave(
 def _fastest(call: Callable[[], Any], finish: Callable[[Any], None] | None) -> float:
     """Seconds, of a few calls.
 
-    By one that was disturbed, or waited for fresh memory, a burst would be short, and the first calls
-    of a burst, which take longer, a large part of it.
+    By one that was disturbed, or waited for fresh memory, a burst would be short, and its first
+    calls, which take longer, a large part of it.
     """
     found: list[float] = []
     while len(found) < TRIES and sum(found) < BURST:
