@@ -35,7 +35,8 @@ def use_kernels(path: str) -> Iterator[None]:
     """Force one path for every op in a `with` block, in this thread.
 
     What `jax.jit` or `tf.function` compiled keeps the path it was traced with; `torch.compile`
-    traces again for another path.
+    traces again for another path. To force kernels there, write the block around the compiled call:
+    of one inside it inductor knows nothing when it chooses what to fuse.
 
     Args:
         path: `"auto"` (a kernel where there is one and it was measured to be faster, else the
