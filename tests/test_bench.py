@@ -205,10 +205,11 @@ def test_interleave_finishes_once_before_the_clock_starts_and_stops():
 
     interleave({"a": queue}, seconds=0.0, warm_up=2, finish=finish)
     words = "".join(word[0] for word in told)
-    before = "ccf" + TRIES * "cf"
-    bursts = words.removeprefix(before).split("f")[:-1]
-    assert words.startswith(before)
-    assert len(bursts) == 2 * 7
+    assert words.startswith("ccfcfcf")
+    groups = words.removeprefix("ccf").split("f")[:-1]
+    tries, bursts = groups[: -2 * 7], groups[-2 * 7 :]
+    assert 1 <= len(tries) <= TRIES  # fewer where one was disturbed for long
+    assert set(tries) == {"c"}
     assert set(bursts[::2]) == {"c"}
     assert len(set(bursts[1::2])) == 1 < len(bursts[1])
 
@@ -220,10 +221,10 @@ def test_bursts_are_as_long_where_the_first_call_takes_longer():
     def call():
         nonlocal called
         called += 1
-        time.sleep(BURST * 0.9 if called == 4 else BURST / 20)  # the first after the warm-up
+        time.sleep(BURST / 3 if called == 4 else BURST / 20)  # the first after the warm-up
 
     interleave({"a": call}, seconds=0.0, warm_up=3)
-    assert called > 3 + TRIES + 7 * 5  # in 7 bursts
+    assert called > 3 + TRIES + 7 * (1 + 6)  # in 7 bursts, and before each of them once
 
 
 def test_peak_memory_of_a_call():
