@@ -99,7 +99,7 @@ def test_ffm_gradients_beyond_the_caches(dtype, left, right, dim, start):
     They start so many numbers after, and before, the start of a line.
     """
     itemsize = np.dtype(dtype).itemsize
-    batch = (33 << 20) // (min(left, right) * dim * itemsize) // 8 + 1  # more than 4 MB each
+    batch = (33 << 20) // (left * right * dim * itemsize) + 1  # rows, of an upstream of 33 MB
     shapes = (batch, left * dim), (batch, right * dim)
     arrays = [normal(*shape, dtype=dtype) for shape in shapes]
     grad = np.resize(normal(1009, left * right * dim, dtype=dtype), (batch, left * right * dim))
